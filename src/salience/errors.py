@@ -1,0 +1,27 @@
+"""What a user did that cannot work: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SalienceError(ValueError):
+    """A request that cannot be answered; the message says what to do instead."""
+
+
+class SalienceWarning(UserWarning):
+    """A request that was answered, with a property its user should know of."""
+
+
+def expected(what: str, got: str, cure: str) -> SalienceError:
+    """The one form of every message of this package."""
+    return SalienceError(f"expected {what}; got {got}. {cure}")
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> SalienceError:
+    """An unknown name, with the nearest known one."""
+    names = sorted(known)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.4)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(names)}."
+    return expected(f"a known {kind} ({', '.join(names)})", repr(name), hint)

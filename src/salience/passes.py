@@ -1,0 +1,119 @@
+"""Methods that need passes of their own: SmoothGrad and integrated gradients.
+
+Both run batched copies of the whole batch, so that the target means the same in each copy, in parts
+whose memory is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from salience.errors import expected
+from salience.memory import in_parts
+from salience.targets import Scalar
+
+if TYPE_CHECKING:
+    from salience.tape import Tape
+
+SAMPLES_PER_PASS = 16  # unless the batch itself is larger
+
+
+def _copies_per_pass(x: Tensor) -> int:
+    return max(1, SAMPLES_PER_PASS // max(1, len(x)))
+
+
+def _in_copies(target: Scalar, batch: int) -> Scalar:
+    """The target for an output that holds several copies of the batch, one after the other."""
+    return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
+
+
+def smoothgrad(
+    tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: float
+) -> Tensor:
+    """Mean over n draws of the base method's map at x + s e, s = noise (max x - min x) per sample.
+
+    All samples share the draws e, so that a map does not depend on what else is in the batch; they
+    come from a CPU generator, so that it does not depend on the device either.
+    """
+    if n < 1 or n != int(n):
+        raise expected("n, a whole number of draws, at least 1", repr(n), "The default is 50.")
+    if noise < 0:
+        raise expected("a noise scale of at least 0", repr(noise), "The default is 0.15.")
+    x = tape.x
+    flat = x.flatten(1)
+    spread = noise * (flat.amax(1) - flat.amin(1)).view(-1, *(1,) * (x.ndim - 1))  # (B, 1, ...)
+    generator = torch.Generator().manual_seed(seed)
+    states: dict[int, Tensor] = {0: generator.get_state()}
+    total = torch.zeros_like(x)
+
+    def part_sum(part: slice) -> Tensor:
+        generator.set_state(states[part.start])
+        count = part.stop - part.start
+        draws = [torch.randn(x.shape[1:], generator=generator) for _ in range(count)]
+        states[part.stop] = generator.get_state()
+        steps = torch.stack(draws).to(x)[:, None] * spread  # (copies, B, ...)
+        noisy = tape.again((x + steps).flatten(0, 1))
+        maps = noisy.explain(base, _in_copies(target, len(x)))
+        return maps.unflatten(0, (count, len(x))).sum(0)
+
+    for _, maps in in_parts(part_sum, int(n), _copies_per_pass(x)):
+        total += maps
+    return total / n
+
+
+def integrated_gradients(
+    tape: Tape, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
+) -> Tensor:
+    """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
+
+    The steps are doubled until |sum of the map - (f(x) - f(x0))| is under tol |f(x) - f(x0)|, for
+    each sample on its own. The map carries that error as `completeness_error` (B,).
+    """
+    x = tape.x
+    x0 = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    if not _broadcasts(x0, x):
+        raise expected(
+            f"a baseline that broadcasts to {tuple(x.shape)}", f"{tuple(x0.shape)}",
+            "Give a number, one sample or a batch.",
+        )  # fmt: skip
+    x0 = x0.expand_as(x)
+    difference = target(tape.output) - target(tape.again(x0.contiguous()).output)  # (B,)
+    maps, error = torch.zeros_like(x), torch.full_like(difference, torch.inf)
+    steps = min(16, max_steps)
+    while True:
+        refined = (x - x0) * _mean_gradient(tape, target, x0, steps)
+        missing = (refined.flatten(1).sum(1) - difference).abs()
+        scale = difference.abs().clamp(min=torch.finfo(x.dtype).tiny)
+        open_ = error > tol
+        maps = torch.where(open_.view(-1, *(1,) * (x.ndim - 1)), refined, maps)
+        error = torch.where(open_, missing / scale, error)
+        if steps * 2 > max_steps or not bool((error > tol).any()):
+            break
+        steps *= 2
+    maps.completeness_error = error  # type: ignore[attr-defined]
+    return maps
+
+
+def _broadcasts(small: Tensor, large: Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(small.shape, large.shape) == large.shape
+    except RuntimeError:
+        return False
+
+
+def _mean_gradient(tape: Tape, target: Scalar, x0: Tensor, steps: int) -> Tensor:
+    """The mean of df/dx over the midpoints of equal steps from x0 to x."""
+    x = tape.x
+    midpoints = (torch.arange(steps, device=x.device, dtype=torch.float64) + 0.5) / steps
+    midpoints = midpoints.to(x.dtype).view(-1, *(1,) * x.ndim)  # (steps, 1, ...)
+
+    def part_sum(part: slice) -> Tensor:
+        between = (x0 + midpoints[part] * (x - x0)).flatten(0, 1)
+        maps = tape.again(between).explain("gradient", _in_copies(target, len(x)))
+        return maps.unflatten(0, (part.stop - part.start, len(x))).sum(0)
+
+    parts = in_parts(part_sum, steps, _copies_per_pass(x))
+    return torch.stack([maps for _, maps in parts]).sum(0) / steps

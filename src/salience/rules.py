@@ -1,0 +1,95 @@
+"""Backward rules: what flows back through one operation, one idea each.
+
+A rule gets the site and the multiplier m at its output, and returns the multiplier at its input.
+Relevance is R = z m at the output, R_i = a_i m_i at the input. Rules for the input layer return the
+relevance itself, since they give relevance to inputs that are 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salience.sites import ElementSite, LinearMap, linear_response
+
+
+def guided(site: ElementSite, m: Tensor) -> Tensor:
+    """m [y > 0] [m > 0] at a ReLU (Springenberg 2014)."""
+    return site.transpose(m).clamp_(min=0)
+
+
+def rectified(site: ElementSite, m: Tensor) -> Tensor:
+    """max(m, 0) at a ReLU, whatever its input was (Zeiler and Fergus 2014)."""
+    return m.clamp(min=0)
+
+
+def proportional(site: ElementSite, m: Tensor) -> Tensor:
+    """m y / x, so that an element-wise function hands on all of its relevance (Achtibat 2024)."""
+    x = site.x
+    assert x is not None
+    return torch.where(x == 0, site.transpose(m), m * site.y / torch.where(x == 0, 1, x))
+
+
+def epsilon(map: LinearMap, m: Tensor, eps: float) -> Tensor:
+    """W^T (m z / (z + eps sign z)), sign 0 = +1, z with its bias (Bach 2015)."""
+    if eps == 0:
+        return map.transpose(m)
+    denominator = map.z.abs().add_(eps)
+    return map.transpose(torch.addcdiv(m, m, denominator, value=-eps))
+
+
+def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator, 0 where the denominator is 0."""
+    return torch.div(numerator, denominator).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def alpha_beta(
+    map: LinearMap, m: Tensor, alpha: float = 1.0, beta: float = 0.0, bias: bool = True
+) -> Tensor:
+    """sum_j (alpha (a_i w_ij)+ / z+_j - beta (a_i w_ij)- / z-_j) R_j (Bach 2015).
+
+    With P the part of W whose contributions to z are positive, and s+- = z m / z+-, this is
+    P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is never needed.
+    """
+    z, (response, transpose) = map.z, map.positive()
+    positive = response + map.bias_part("+") if bias and map.bias is not None else response
+    share = _divide(z, positive).mul_(m)
+    if beta == 0:
+        return transpose(share if alpha == 1 else share.mul_(alpha))
+    total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
+    negative_share = _divide(z, total - positive).mul_(m).mul_(beta)
+    share = share.mul_(alpha).add_(negative_share)
+    return transpose(share).sub_(map.transpose(negative_share))
+
+
+def z_plus(map: LinearMap, m: Tensor) -> Tensor:
+    """sum_j (a_i w_ij)+ / z+_j R_j without bias (Montavon 2017, Zhang 2016)."""
+    return alpha_beta(map, m, bias=False)
+
+
+def w_squared(map: LinearMap, m: Tensor) -> Tensor:
+    """R_i = sum_j w_ij^2 / sum_i' w_i'j^2 R_j: an unbounded input (Montavon 2017)."""
+    square = map.weight.square()
+    total, transpose = linear_response(lambda a: map.call(a, square), torch.ones_like(map.a))
+    return transpose(_divide(map.z, total).mul_(m))
+
+
+def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
+    """R_i = sum_j (a_i w_ij - low w+_ij - high w-_ij) / (their sum over i) R_j (Montavon 2017)."""
+    low = torch.as_tensor(low, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
+    high = torch.as_tensor(high, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
+    parts = [
+        (map.a, linear_response(lambda a: map.call(a, map.weight), map.a)),
+        (-low, linear_response(lambda a: map.call(a, map.weight_part("+")), low)),
+        (-high, linear_response(lambda a: map.call(a, map.weight_part("-")), high)),
+    ]
+    total = parts[0][1][0] - parts[1][1][0] - parts[2][1][0]
+    share = _divide(map.z, total).mul_(m)
+    return sum((operand * transpose(share) for operand, (_, transpose) in parts), torch.zeros(()))
+
+
+def deep_taylor_input(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
+    """w^2 for an unbounded input, z^B for one between low and high (Montavon 2017)."""
+    return w_squared(map, m) if low is None or high is None else z_bounded(map, m, low, high)

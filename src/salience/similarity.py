@@ -1,0 +1,293 @@
+"""Similarity scores between two batches of maps, one float64 number per pair.
+
+`similarities` names them. Each score is two steps, `compare(prepare(a), prepare(b))`, so that a
+map that is held against many others (a trained network's map in a randomisation test) is
+prepared once.
+
+| name | score | maps |
+|---|---|---|
+| `spearman` | correlation of the average ranks, in [-1, 1] | (B, ...) |
+| `spearman_abs` | its absolute value, in [0, 1]: a map and its negative are the same | (B, ...) |
+| `spearman_of_abs` | Spearman of the absolute maps, in [-1, 1] | (B, ...) |
+| `pearson` | correlation of the values, in [-1, 1] | (B, ...) |
+| `ssim` | structural similarity in a Gaussian window, in [-1, 1] | (B, C, H, W) or (B, H, W) |
+| `hog` | Pearson of histograms of oriented gradients, in [-1, 1] | (B, C, H, W) or (B, H, W) |
+
+`ssim` and `hog` scale each map to [0, 1] by its own range over all channels, and read a tensor of
+three dimensions as (B, H, W). No score is a number where it is undefined: a NaN or an infinity
+anywhere in one of the two maps, or a constant map, makes that pair's score NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from salience.errors import expected
+
+__all__ = ["Similarity", "hog_features", "ranks", "similarities"]
+
+# SSIM: a Gaussian window of sigma 1.5 cut at radius 5, and the constants (K L)^2 for L = 1.
+_RADIUS, _SIGMA = 5, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+# HOG: orientation bins over 180 degrees, pixels along a cell, cells along a block.
+_BINS, _CELL, _BLOCK = 9, 8, 3
+# Integers that hold the bits of a float.
+_INTEGERS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+class Similarity(NamedTuple):
+    """A score between maps: score(a, b) = compare(prepare(a), prepare(b)).
+
+    `prepare`: maps (B, ...) -> (B, ...) float64, what the score keeps of a map.
+    `compare`: two prepared tensors of one shape -> (B,) float64.
+    Scores with the same `prepare` function share its result. Gradients are not tracked.
+    Raises SalienceError where the shapes differ or the score does not exist for maps of that shape.
+
+    >>> a = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    >>> b = torch.tensor([[9.0, 10.0, 50.0], [9.0, 8.0, 7.0]])
+    >>> spearman = similarities["spearman"]
+    >>> spearman(a, b).round(decimals=6)
+    tensor([ 1., -1.], dtype=torch.float64)
+    >>> trained = spearman.prepare(a)
+    >>> spearman.compare(trained, spearman.prepare(b)).round(decimals=6)
+    tensor([ 1., -1.], dtype=torch.float64)
+    """
+
+    prepare: Callable[[Tensor], Tensor]
+    compare: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Scores (B,) of the maps a (B, ...) against the maps b (B, ...)."""
+        _check_same(a, b)
+        return self.compare(self.prepare(a), self.prepare(b))
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Average ranks of each map's entries, from 1 to N: entry x has
+    #(smaller than x) + (#(equal to x) + 1) / 2, with -0.0 equal to 0.0.
+
+    maps: (B, ...), any real dtype. Returns (B, N) float64; a map with a NaN or an infinity has
+    NaN ranks. Raises SalienceError without a batch dimension or without entries.
+    Source: Kendall, "The treatment of ties in ranking problems" (1945).
+
+    >>> ranks(torch.tensor([[0.5, -2.0, 0.5, 9.0]]))
+    tensor([[2.5000, 1.0000, 2.5000, 4.0000]], dtype=torch.float64)
+    """
+    rows = _rows(maps)
+    batch, size = rows.shape
+    values, order = _sort_rows(_sortable(rows))
+    same = torch.zeros(batch * size + 1, dtype=torch.bool, device=rows.device)
+    torch.eq(values[1:], values[:-1], out=same[1:-1])  # as the entry before
+    same[::size] = False
+    here, after = same[:-1], same[1:]
+    first, last = ((t > u).nonzero().flatten() for t, u in ((after, here), (here, after)))
+    more = last - first  # a run of equal values has 1 + more entries
+    tied = more.double().div_(2).add_(first % size + 1)
+    result = torch.arange(1, size + 1, dtype=torch.float64, device=rows.device).repeat(batch)
+    result.masked_scatter_(here | after, tied.repeat_interleave(more + 1))
+    result = torch.empty_like(result).view(batch, size).scatter_(1, order, result.view(batch, size))
+
+    extremes = rows.gather(1, order[:, [0, -1]])  # what is not finite lies at the ends
+    return result.masked_fill_(~extremes.isfinite().all(1, keepdim=True), math.nan)
+
+
+def hog_features(maps: Tensor) -> Tensor:
+    """Histograms of oriented gradients of maps scaled to [0, 1] by their own range.
+
+    Central differences (0 at the border), of the channel where their magnitude is largest; the
+    mean magnitude per cell of 8 x 8 pixels and orientation bin of 20 degrees, modulo 180; blocks
+    of 3 x 3 cells v -> v / |v|, cut at 0.2, normalised again ("L2-Hys", eps = 1e-5).
+
+    maps: (B, C, H, W) or (B, H, W), at least 24 x 24 pixels; pixels beyond the last whole cell
+    count only as neighbours. Returns (B, F) float64 with F = (H // 8 - 2) * (W // 8 - 2) * 81;
+    NaN for a constant map or one that is not finite. Raises SalienceError for other shapes.
+    Source: Dalal and Triggs (2005), with the parameters usual in scikit-image.
+
+    >>> hog_features(torch.rand(2, 3, 32, 40)).shape
+    torch.Size([2, 486])
+    """
+    images = _images(maps, "hog", _CELL * _BLOCK)  # (B, C, H, W)
+    rows = _rows(images).double()
+    _, span = _range(rows)
+    images = rows.view(images.shape)
+    down, right = torch.zeros_like(images), torch.zeros_like(images)
+    torch.sub(images[..., 2:, :], images[..., :-2, :], out=down[..., 1:-1, :])
+    torch.sub(images[..., 2:], images[..., :-2], out=right[..., 1:-1])
+    cells = (images.shape[-2] // _CELL, images.shape[-1] // _CELL)
+    whole = (..., slice(cells[0] * _CELL), slice(cells[1] * _CELL))
+    down, right = down[whole], right[whole]
+
+    # Chosen before scaling, whose rounding would break the ties of integer-valued maps.
+    magnitude, strongest = torch.hypot(down, right).max(1, keepdim=True)
+    down, right = down.gather(1, strongest), right.gather(1, strongest)
+    magnitude /= span[:, :, None, None]
+    degrees = torch.atan2(down, right).rad2deg_().remainder_(180.0)
+    # A negative angle of rounding size has remainder 180: it belongs to the last bin.
+    bins = degrees.div_(180.0 / _BINS).floor_().clamp_(max=_BINS - 1)
+    votes = [F.avg_pool2d(magnitude * (bins == k), _CELL) for k in range(_BINS)]
+    histograms = torch.cat(votes, 1)  # (B, bins, cells down, cells right)
+
+    blocks = histograms.unfold(2, _BLOCK, 1).unfold(3, _BLOCK, 1)
+    blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (B, down, right, 3 * 3 * bins)
+    return _normalise(_normalise(blocks).clamp_(max=0.2)).flatten(1)
+
+
+def _normalise(blocks: Tensor, eps: float = 1e-5) -> Tensor:
+    return blocks / (blocks.square().sum(-1, keepdim=True) + eps**2).sqrt_()
+
+
+def _prepare_pearson(maps: Tensor) -> Tensor:
+    """Centred unit vectors (B, N): their inner product is the correlation of the values."""
+    rows = _scaled(_rows(maps))  # no sum of squares over- or underflows on [0, 1]
+    return _unit(rows.sub_(rows.mean(1, keepdim=True)))
+
+
+def _prepare_spearman(maps: Tensor) -> Tensor:
+    """Centred unit vectors (B, N) of the ranks; constant maps have none (0 / 0 is NaN)."""
+    rows = ranks(maps)
+    return _unit(rows.sub_((rows.shape[1] + 1) / 2))
+
+
+def _prepare_spearman_of_abs(maps: Tensor) -> Tensor:
+    return _prepare_spearman(_rows(maps).abs())
+
+
+def _prepare_hog(maps: Tensor) -> Tensor:
+    return _prepare_pearson(hog_features(maps))
+
+
+def _prepare_ssim(maps: Tensor) -> Tensor:
+    """The scaled map, its window means and its window variances (B, 3, C, H, W)."""
+    images = _scaled(_images(maps, "ssim", 2 * _RADIUS + 1))  # (B, C, H, W)
+    prepared = images.new_zeros(images.shape[0], 3, *images.shape[1:])
+    prepared[:, 0] = images
+    mean = _window_mean(images)
+    inside = prepared[..., _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    inside[:, 1] = mean
+    inside[:, 2] = _window_mean(images.square_()).sub_(mean.square_())
+    return prepared
+
+
+def _compare_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over the pixels whose window lies in the map, then over channels, of
+    (2 ma mb + C1) (2 cov + C2) / ((ma^2 + mb^2 + C1) (va + vb + C2))."""
+    _check_same(a, b)
+    inside = (..., slice(_RADIUS, -_RADIUS), slice(_RADIUS, -_RADIUS))
+    (_, mean_a, variance_a), (_, mean_b, variance_b) = a[inside].unbind(1), b[inside].unbind(1)
+    product = mean_a * mean_b
+    covariance = _window_mean(a[:, 0] * b[:, 0]).sub_(product)
+    score = product.mul_(2).add_(_C1).mul_(covariance.mul_(2).add_(_C2))
+    score /= (mean_a.square() + mean_b.square()).add_(_C1)
+    score /= (variance_a + variance_b).add_(_C2)
+    return score.flatten(1).mean(1)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    _check_same(a, b)
+    return torch.linalg.vecdot(a, b).clamp_(-1.0, 1.0)
+
+
+def _absolute_correlation(a: Tensor, b: Tensor) -> Tensor:
+    return _correlation(a, b).abs_()
+
+
+def _window_mean(images: Tensor) -> Tensor:
+    """Gaussian means (B, C, H - 10, W - 10) over the windows that lie within the images."""
+    # Sums of shifted images: torch's float64 convolution on a CPU takes five times as long.
+    weights = [math.exp(-0.5 * (k / _SIGMA) ** 2) for k in range(-_RADIUS, _RADIUS + 1)]
+    weights = [w / sum(weights) for w in weights]
+    for dim in (-2, -1):
+        size = images.shape[dim] - 2 * _RADIUS
+        total = images.narrow(dim, 0, size) * weights[0]
+        for k, weight in enumerate(weights[1:], 1):
+            total.add_(images.narrow(dim, k, size), alpha=weight)
+        images = total
+    return images
+
+
+def _range(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and max - min (B, 1) in float64; the latter NaN where constant or not finite."""
+    low, high = (t.double() for t in torch.aminmax(rows, dim=1, keepdim=True))
+    span = high - low  # a NaN or an infinity in the map makes this NaN or infinite
+    return low, torch.where(span.isfinite() & (span > 0), span, math.nan)
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """(x - min) / (max - min) per map in float64."""
+    rows = _rows(maps)
+    low, span = _range(rows)
+    return (rows - low).div_(span).view(maps.shape)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+
+
+def _sort_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted keys, flat (B * N,), and the entries (B, N) they come from."""
+    # On a CPU torch radix-sorts integers of one dimension, three times as fast as rows; below
+    # some thousand entries it does not, and the calls would cost more than the sorting.
+    if keys.device.type == "cpu" and len(keys) and keys.shape[1] >= 4096:
+        pairs = [row.sort() for row in keys]
+        return torch.cat([p.values for p in pairs]), torch.stack([p.indices for p in pairs])
+    values, order = keys.sort(dim=1)
+    return values.flatten(), order
+
+
+def _sortable(values: Tensor) -> Tensor:
+    """Integers in the order of the values, -0.0 equal to 0.0."""
+    bits = (values + 0.0).view(_INTEGERS[values.dtype])  # -0.0 + 0.0 is 0.0
+    info = torch.iinfo(bits.dtype)
+    # A float is sign and magnitude: the magnitude bits of the negative ones are turned over.
+    return bits ^ ((bits >> (info.bits - 1)) & info.max)
+
+
+def _rows(maps: Tensor) -> Tensor:
+    if maps.ndim < 2 or 0 in maps.shape[1:] or maps.is_complex():
+        raise expected(
+            "real maps (B, ...) with at least one entry each",
+            f"shape {tuple(maps.shape)} of {maps.dtype}",
+            "Give a single map a batch dimension with map[None].",
+        )
+    rows = maps.detach().flatten(1)
+    return rows if rows.dtype in _INTEGERS else rows.double()
+
+
+def _images(maps: Tensor, name: str, side: int) -> Tensor:
+    if maps.ndim not in (3, 4) or min(maps.shape[-2:]) < side:
+        raise expected(
+            f"maps (B, C, H, W) or (B, H, W) of at least {side} x {side} pixels for {name}",
+            f"shape {tuple(maps.shape)}",
+            "Use spearman or pearson, which take maps of any shape.",
+        )
+    return maps if maps.ndim == 4 else maps.unsqueeze(1)
+
+
+def _check_same(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise expected(
+            "two batches of maps of one shape",
+            f"{tuple(a.shape)} and {tuple(b.shape)}",
+            "Resize or expand one of them first.",
+        )
+
+
+similarities: dict[str, Similarity] = {
+    "spearman": Similarity(_prepare_spearman, _correlation),
+    "spearman_abs": Similarity(_prepare_spearman, _absolute_correlation),
+    "spearman_of_abs": Similarity(_prepare_spearman_of_abs, _correlation),
+    "pearson": Similarity(_prepare_pearson, _correlation),
+    "ssim": Similarity(_prepare_ssim, _compare_ssim),
+    "hog": Similarity(_prepare_hog, _correlation),
+}

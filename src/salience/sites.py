@@ -1,0 +1,324 @@
+"""Operations on the tape whose backward step is looked up when it runs.
+
+A site is one recorded operation that rules may treat. Its forward pass is the user's own function;
+its backward pass asks the tape's `Walk` which rule is active. So one recorded pass serves every
+method, and a method without a rule for a kind of operation gets plain autograd there.
+
+What flows back is the multiplier m; relevance is R = a * m at an activation a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+Backward = Callable[[Tensor], Tensor]
+Rule = Callable[..., Tensor]
+# What was computed from activations once and serves every rule; no reference back to its site, so
+# that a dropped tape is freed at once.
+Responses = dict[str, tuple[Tensor, Backward]]
+
+
+class Walk:
+    """What backward means at this moment: the active rules, and the relevance they handed back."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Callable[[Any, Tensor], Tensor]] = {}
+        self.input_rule: Callable[[Any, Tensor], Tensor] | None = None
+        self.relevance: list[tuple[int, Tensor]] = []  # at numbered values
+
+    def reset(self) -> None:
+        self.rules, self.input_rule, self.relevance = {}, None, []
+
+
+class Weights:
+    """Parameters cut off from autograd, and everything derived from them alone.
+
+    Shared by the tapes of one study, so that W+ is computed once per weight and version.
+    """
+
+    def __init__(self) -> None:
+        self._frozen: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._derived: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def frozen(self, parameter: Tensor) -> Tensor:
+        """The parameter without its gradient; the same object as long as it is not changed."""
+        known = self._frozen.get(id(parameter))
+        if known is not None and known[1] == parameter._version:
+            return known[2]
+        if known is not None:
+            self._derived.clear()
+        frozen = parameter.detach()
+        self._frozen[id(parameter)] = (parameter, parameter._version, frozen)
+        return frozen
+
+    def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """function(*sources), computed once for these sources."""
+        key = (name, *map(id, sources))
+        if key not in self._derived:  # the sources are kept, so that no id is given twice
+            self._derived[key] = (function(*sources), *sources)
+        return self._derived[key][0]
+
+
+def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
+    """function(a) of a linear function, and its transpose."""
+    leaf = a.detach().requires_grad_()
+    with torch.enable_grad():
+        response = function(leaf)
+    edge = get_gradient_edge(response)
+
+    def transpose(m: Tensor) -> Tensor:
+        return torch.autograd.grad(edge, leaf, m, retain_graph=True)[0]
+
+    return response.detach(), transpose
+
+
+class Ruled(torch.autograd.Function):
+    """The hinge between autograd and the rules: a site in the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, site: Any, a: Tensor) -> Tensor:
+        ctx.site = site
+        return site.forward(a)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, ctx.site.backward(grad_outputs[0])
+
+
+class ElementSite:
+    """An element-wise function y = f(x)."""
+
+    def __init__(self, walk: Walk, kind: str, function: Backward, keeps_input: bool) -> None:
+        self.walk, self.kind = walk, kind
+        self._function, self._keeps_input = function, keeps_input
+        self.x: Tensor | None = None
+        self.y: Tensor
+        self._transpose: Backward | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._keeps_input:
+            self.x = x.detach()
+            self.y, self._transpose = linear_response(self._function, x)
+        else:
+            self.y = self._function(x.detach())
+        return self.y.detach()
+
+    def transpose(self, m: Tensor) -> Tensor:
+        """m f'(x)"""
+        if self._transpose is not None:
+            return self._transpose(m)
+        return torch.ops.aten.threshold_backward(m, self.y, 0)
+
+    def backward(self, m: Tensor) -> Tensor:
+        rule = self.walk.rules.get(self.kind)
+        return self.transpose(m) if rule is None else rule(self, m)
+
+
+class BatchNormSite:
+    """BatchNorm with fixed statistics, z = scale * a + shift per channel."""
+
+    kind = "batch_norm"
+
+    def __init__(self, walk: Walk, weights: Weights, args: tuple[Any, ...]) -> None:
+        self.walk, self._weights, self._args = walk, weights, args
+        self.folded: bool = False  # into the linear map before it
+        self.a: Tensor | None = None  # kept where the BatchNorm stands alone
+        self.source: LinearSite | None = None  # recomputes a
+        self.rectified: ElementSite | None = None  # the ReLU that alone reads z
+        self._z: Tensor | None = None
+        self._responses: Responses = {}
+        _, weight, bias, mean, variance, _, _, epsilon = args[:8]
+
+        def scale_of(variance: Tensor, *weight: Tensor) -> Tensor:
+            inverse = (variance + epsilon).rsqrt()
+            return weight[0] * inverse if weight else inverse
+
+        affine = () if weight is None else (weight,)
+        self.scale = weights.derive(f"scale {epsilon}", scale_of, variance, *affine)  # (C,)
+        self.shift = weights.derive(
+            "shift",
+            lambda mean, scale, *bias: (bias[0] if bias else 0) - mean * scale,
+            mean,
+            self.scale,
+            *(() if bias is None else (bias,)),
+        )  # (C,)
+
+    def forward(self, a: Tensor) -> Tensor:
+        if not self.folded:
+            self.a = a.detach()
+        self._z = torch.batch_norm(a.detach(), *self._args[1:])
+        return self._z.detach()
+
+    @property
+    def z(self) -> Tensor:
+        if self.rectified is not None and "relu" not in self.walk.rules:
+            return self.rectified.y  # m is 0 where it differs from z
+        if self._z is None:
+            self._z = torch.batch_norm(self.input(), *self._args[1:])
+        return self._z
+
+    def keep(self, z: Tensor | None) -> None:
+        self._z = z
+
+    def input(self) -> Tensor:
+        """The activation, recomputed if it was not kept."""
+        if self.a is None:
+            assert self.source is not None
+            self.a = self.source.z
+        return self.a
+
+    def per_channel(self, values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
+
+    def transpose(self, m: Tensor) -> Tensor:
+        return m * self.per_channel(self.scale, m)
+
+    def alone(self) -> LinearMap:
+        """The diagonal linear map of a BatchNorm that is not folded."""
+        return LinearMap(
+            self.input(), lambda: self.z, lambda a, w: a * self.per_channel(w, a), self.scale,
+            self.shift, self.transpose, self._weights, self._responses,
+        )  # fmt: skip
+
+    def backward(self, m: Tensor) -> Tensor:
+        rule = self.walk.rules.get("linear")
+        if rule is None:
+            return self.transpose(m)
+        return m if self.folded else rule(self.alone(), m)
+
+
+class LinearSite:
+    """A contraction z = W a + b, with the BatchNorm that follows it folded in."""
+
+    kind = "linear"
+
+    def __init__(
+        self,
+        walk: Walk,
+        weights: Weights,
+        call: Callable[..., Tensor],
+        weight: Tensor,
+        bias: Tensor | None,
+        first: bool,
+    ) -> None:
+        self.walk, self._weights = walk, weights
+        self._call, self._weight, self._bias = call, weight, bias
+        self.first = first  # no contraction upstream: the input layer
+        self.source = 0  # the number of the value a
+        self.folded: BatchNormSite | None = None
+        self.fold: Tensor | None = None  # the BatchNorm's scale, in the shape of the weight
+        self.fold_scale: Callable[[Tensor, int], Tensor | None] = lambda scale, ndim: None
+        self.rectified: ElementSite | None = None
+        self.a: Tensor
+        self._z: Tensor | None = None
+        self._transpose: Backward
+        self._responses: Responses = {}
+
+    def forward(self, a: Tensor) -> Tensor:
+        self.a = a.detach()
+        self._z, self._transpose = linear_response(
+            lambda leaf: self._call(leaf, self._weight, self._bias), self.a
+        )
+        return self._z.detach()
+
+    @property
+    def z(self) -> Tensor:
+        if self.rectified is not None and "relu" not in self.walk.rules:
+            return self.rectified.y  # m is 0 where it differs from z
+        if self._z is None:
+            self._z = self._call(self.a, self._weight, self._bias)
+        return self._z
+
+    def keep(self, z: Tensor | None) -> None:
+        self._z = z
+
+    def linear_map(self) -> LinearMap:
+        """The map that rules see: with the BatchNorm that follows, if it is folded in."""
+        return self._folded_map() if self.folded else self._own_map()
+
+    def _own_map(self) -> LinearMap:
+        return LinearMap(
+            self.a, lambda: self.z, lambda a, w: self._call(a, w, None), self._weight, self._bias,
+            self._transpose, self._weights, self._responses,
+        )  # fmt: skip
+
+    def _folded_map(self) -> LinearMap:
+        norm, fold = self.folded, self.fold
+        assert norm is not None and fold is not None
+        weight = self._weights.derive("fold", torch.mul, self._weight, fold)
+        bias = norm.shift
+        if self._bias is not None:
+            bias = self._weights.derive("bias", torch.addcmul, bias, self._bias, norm.scale)
+        return LinearMap(
+            self.a, lambda: norm.z, lambda a, w: self._call(a, w, None), weight, bias,
+            lambda m: self._transpose(norm.transpose(m)), self._weights,
+            self._responses,
+        )  # fmt: skip
+
+    def backward(self, m: Tensor) -> Tensor | None:
+        walk = self.walk
+        if self.first and walk.input_rule is not None:
+            walk.relevance.append((self.source, walk.input_rule(self, m)))
+            return None
+        rule = walk.rules.get("linear")
+        return self._transpose(m) if rule is None else rule(self.linear_map(), m)
+
+
+class LinearMap:
+    """z = W a + b as rules see it: responses and transposes of W and of its sign-split parts."""
+
+    def __init__(
+        self,
+        a: Tensor,
+        z: Callable[[], Tensor],
+        call: Callable[[Tensor, Tensor], Tensor],
+        weight: Tensor,
+        bias: Tensor | None,
+        transpose: Backward,
+        weights: Weights,
+        responses: Responses,
+    ) -> None:
+        self.a, self._z, self.call = a, z, call
+        self.weight, self.bias = weight, bias
+        self.transpose = transpose  # m -> W^T m
+        self._weights, self._responses = weights, responses
+
+    @property
+    def z(self) -> Tensor:
+        """The output; where a ReLU alone reads it, its rectified value (m is 0 elsewhere)."""
+        return self._z()
+
+    def weight_part(self, sign: str) -> Tensor:
+        """W+ or W-."""
+        limit = {"min": 0} if sign == "+" else {"max": 0}
+        return self._weights.derive(f"W{sign}", lambda w: w.clamp(**limit), self.weight)
+
+    def bias_part(self, sign: str) -> Tensor | float:
+        """b+ or b-, in a shape that adds to z; 0 without a bias."""
+        if self.bias is None:
+            return 0.0
+        part = self.bias.clamp(min=0) if sign == "+" else self.bias.clamp(max=0)
+        z = self.z
+        if part.ndim == 1 and z.ndim > 2 and part.numel() == z.shape[1] and self.weight.ndim != 2:
+            part = part.view(1, -1, *(1,) * (z.ndim - 2))
+        return part.to(z.dtype)
+
+    def positive(self) -> tuple[Tensor, Backward]:
+        """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
+        if "+" not in self._responses:
+            positive = self.weight_part("+")
+            if bool((self.a >= 0).all()):
+                self._responses["+"] = linear_response(lambda a: self.call(a, positive), self.a)
+            else:
+                negative = self.weight_part("-")
+                self._responses["+"] = linear_response(
+                    lambda a: self.call(a.clamp(min=0), positive)
+                    + self.call(a.clamp(max=0), negative),
+                    self.a,
+                )
+        return self._responses["+"]

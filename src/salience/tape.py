@@ -1,0 +1,297 @@
+"""One recorded forward pass, explained by any method."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from salience import targets
+from salience.errors import SalienceWarning, expected
+from salience.methods import Method, bind, find
+from salience.pullback import bounds_at, to_input
+from salience.recorder import Recorder
+from salience.sites import LinearSite, Weights
+
+
+class CoverageRow(NamedTuple):
+    """How a method treats one kind of call on a tape."""
+
+    operation: str
+    kind: str
+    count: int
+    treatment: str  # the rule's name, "autograd" or "not covered"
+
+
+class Coverage(list[CoverageRow]):
+    """What a method does with every operation of a tape, in the order of first execution."""
+
+    @property
+    def uncovered(self) -> list[str]:
+        """The names of operations that the method has no answer for."""
+        return [row.operation for row in self if row.treatment == "not covered"]
+
+    def __str__(self) -> str:
+        head = CoverageRow("operation", "kind", "count", "treatment")  # type: ignore[arg-type]
+        rows = [[str(cell) for cell in row] for row in (head, *self)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+class Tape:
+    """One recorded forward pass; made by `salience.record`.
+
+    x       (B, ...) the input
+    output  (B, ...) the model's output, without its graph
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        x: Tensor,
+        part: str | int | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        self._model, self._part = model, part
+        self._weights = Weights() if weights is None else weights
+        self._recorder = recorder = Recorder(model, self._weights)
+        self.x = x.detach()
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            devices = [x.device] if x.device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices))
+            self._input = recorder.start(x.clone() if x.is_inference() else x)
+            with recorder:
+                outputs = model(self._input)
+            outputs = recorder.finish(outputs)
+        self._output = targets.select_output(outputs, part)
+        self.output = self._output.detach()
+        self.trace = recorder.trace
+
+    @property
+    def depends_on_input(self) -> bool:
+        """Whether a gradient can reach the input from the output."""
+        return self._output.requires_grad
+
+    def again(self, x: Tensor) -> Tape:
+        """A tape of the same model at another input, sharing what derives from weights."""
+        return Tape(self._model, x, self._part, self._weights)
+
+    def coverage(self, method: str | Method) -> Coverage:
+        """Which operations got which rule, which passed by autograd and which are not covered."""
+        found = find(method)
+        counts = Counter((op.name, op.kind) for op in self.trace.operations if op.depends)
+        return Coverage(
+            CoverageRow(name, kind, count, found.treatment(kind) or "not covered")
+            for (name, kind), count in counts.items()
+        )
+
+    def explain(
+        self,
+        method: str | Method,
+        target: targets.Target = "argmax",
+        *,
+        start: float | Tensor | None = None,
+        seed: int = 0,
+        strict: bool = False,
+        **parameters: Any,
+    ) -> Tensor:
+        """The map of every sample by one method, from this recorded pass.
+
+        method      a name in `salience.methods`, or a `Method`
+        target      which scalar of the output: see `salience.targets`
+        start       what flows in at the target instead of the method's own (1, or the target's
+                    value for LRP and deep Taylor): a number, or one per sample (B,)
+        seed        of the random draws of SmoothGrad
+        strict      raise where the method has no rule for an operation
+        parameters  the method's own, such as eps=1e-3
+
+        Returns a tensor shaped like x. Maps of relevance methods carry `conservation_error` (B,):
+        |sum of the map - start| / |start|; integrated gradients carry `completeness_error` (B,).
+
+        Errors: SalienceError for an unknown method, parameter or target, and, with strict=True,
+        for an operation that the method does not cover.
+
+        >>> import torch, salience
+        >>> tape = salience.record(torch.nn.Linear(3, 2), torch.ones(1, 3))
+        >>> tape.explain("gradient", target=1).shape
+        torch.Size([1, 3])
+        """
+        found = find(method)
+        bound = found.bound(parameters)
+        self._check(found, bound, strict)
+        scalar = targets.resolve(target, self.output)
+        if found.run is not None:
+            return found.run(self, scalar, seed, **bound)
+        value, gradient = self._seed(scalar)
+        factor = _factor(found, value, start)
+        if factor is not None:
+            gradient = gradient * factor.view(-1, *(1,) * (gradient.ndim - 1))
+        maps = self._walk(found, bound, gradient)
+        if found.relevance:
+            begin = value if factor is None else value * factor
+            missing = maps.flatten(1).sum(1, dtype=_sum_type(maps)) - begin
+            maps.conservation_error = (missing / begin).abs()  # type: ignore[attr-defined]
+        return maps
+
+    def _check(self, method: Method, parameters: dict[str, Any], strict: bool) -> None:
+        if strict and (uncovered := self.coverage(method).uncovered):
+            raise expected(
+                f"operations that {method.name} has rules for", ", ".join(uncovered),
+                "Use strict=False to pass them by plain autograd, or a gradient-type method.",
+            )  # fmt: skip
+        if method.check is not None:
+            method.check(parameters)
+
+    def _seed(self, scalar: targets.Scalar) -> tuple[Tensor, Tensor]:
+        """The target's value (B,) and its gradient at the output."""
+        output = self.output.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            value = scalar(output)
+            if not value.requires_grad:
+                raise expected("a target that depends on the output", "one that does not", "")
+            (gradient,) = torch.autograd.grad(value.sum(), output)
+        return value.detach(), gradient
+
+    def _walk(self, method: Method, parameters: dict[str, Any], gradient: Tensor) -> Tensor:
+        """One backward walk over the recorded graph with the method's rules in force."""
+        walk = self._recorder.walk
+        walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
+        walk.input_rule = method.input_rule and self._input_rule(method.input_rule, parameters)
+        try:
+            (m,) = torch.autograd.grad(
+                self._output, self._input, gradient,
+                retain_graph=True, allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+            if method.readout == "m":
+                return m
+            maps = m * self.x
+            for value, relevance in walk.relevance:
+                maps = maps + to_input(self.trace, value, relevance, self.x)
+            return maps
+        finally:
+            walk.reset()
+
+    def _input_rule(
+        self, rule: Callable[..., Tensor], parameters: dict[str, Any]
+    ) -> Callable[[LinearSite, Tensor], Tensor]:
+        """The rule at an input layer, with bounds of x as bounds of what the layer sees."""
+
+        def at(site: LinearSite, m: Tensor) -> Tensor:
+            bound = dict(parameters)
+            if bound.get("low") is not None and bound.get("high") is not None:
+                ends = [
+                    torch.as_tensor(bound[end], dtype=self.x.dtype, device=self.x.device)
+                    for end in ("low", "high")
+                ]
+                ends = [end.expand_as(self.x) for end in ends]
+                bound["low"], bound["high"] = bounds_at(self.trace, site.source, *ends)
+            return bind(rule, bound)(site.linear_map(), m)
+
+        return at
+
+
+def _factor(method: Method, value: Tensor, start: float | Tensor | None) -> Tensor | None:
+    """What the target's gradient is multiplied with so that the walk begins at `start`."""
+    start = method.start if start is None else start
+    if start is None or (not method.relevance and isinstance(start, float) and start == 1):
+        return None
+    begin = torch.as_tensor(start, dtype=value.dtype, device=value.device).expand_as(value)
+    if not method.relevance:
+        return begin
+    if bool((value == 0).any()):
+        warnings.warn(
+            f"{method.name}: a target of exactly 0 has no relevance to start from; its map is 0.",
+            SalienceWarning, stacklevel=3,
+        )  # fmt: skip
+    return torch.where(value == 0, 0, begin / value)
+
+
+def _sum_type(maps: Tensor) -> torch.dtype:
+    return torch.promote_types(maps.dtype, torch.float32)
+
+
+def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = None) -> Tape:
+    """Record one forward pass of a trained model, to be explained by any method.
+
+    model   a module in eval mode, or any function of one tensor
+    x       (B, ...) floating-point input, on the model's device and of its dtype
+    output  which part to explain where the model returns a tuple or a dict
+
+    Errors: SalienceError for a model in training mode, an input that is not a finite
+    floating-point batch, an output without a batch dimension or that does not depend on the input.
+
+    >>> import torch, salience
+    >>> tape = salience.record(torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.ones(1, 3))
+    >>> tape.output.shape
+    torch.Size([1, 2])
+    """
+    check_model(model)
+    check_input(model, x)
+    tape = Tape(model, x, output)
+    check_output(tape)
+    return tape
+
+
+def check_model(model: Callable[..., Any]) -> None:
+    """Raise unless the model is callable and in eval mode."""
+    if not callable(model):
+        raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
+    if isinstance(model, nn.Module):
+        training = [name or "the model" for name, m in model.named_modules() if m.training]
+        if training:
+            raise expected(
+                "a model in eval mode", f"training mode in {', '.join(training[:3])}",
+                "Call model.eval() first: dropout and batch statistics have no fixed map.",
+            )  # fmt: skip
+
+
+def check_input(model: Callable[..., Any], x: Any) -> None:
+    """Raise unless x is a finite floating-point batch on the model's device and of its dtype."""
+    if not isinstance(x, Tensor):
+        raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
+    if not x.is_floating_point():
+        raise expected(
+            "a floating-point input", f"{x.dtype}",
+            "Integers have no gradient: convert with x.float(), or explain the embedding.",
+        )  # fmt: skip
+    if x.ndim < 2:
+        raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise expected("finite input", f"{bad} NaN or infinite values", "Replace or mask them.")
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is None:
+        return
+    if parameter.device != x.device:
+        cure = f"Move it: x.to({str(parameter.device)!r})."
+        raise expected(f"input on the model's device {parameter.device}", f"{x.device}", cure)
+    if parameter.is_floating_point() and parameter.dtype != x.dtype:
+        cure = f"Convert one of them, for example x.to({parameter.dtype})."
+        raise expected(f"input of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
+
+
+def check_output(tape: Tape) -> None:
+    """Raise unless the output is a finite batch that depends on the input."""
+    output = tape.output
+    if output.ndim == 0 or len(output) != len(tape.x):
+        raise expected(
+            f"one output per sample, ({len(tape.x)}, ...)", f"an output {tuple(output.shape)}",
+            "The model must keep the batch dimension first.",
+        )  # fmt: skip
+    if not tape.depends_on_input:
+        raise expected(
+            "an output that depends on the input", "one that autograd cannot trace to it",
+            "Look for detach(), no_grad(), .data or integer operations in the model's forward.",
+        )  # fmt: skip
+    if not bool(torch.isfinite(output).all()):
+        raise expected("a finite output", "NaN or infinite values", "Check weights and input scale.")

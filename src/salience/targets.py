@@ -1,0 +1,195 @@
+"""Which scalar of the output is explained.
+
+One grammar, for classifiers, regressors and dense outputs; every form becomes a function from an
+output (B, ...) to one scalar per sample (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salience.errors import SalienceError, expected, unknown
+
+Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
+Scalar = Callable[[Tensor], Tensor]
+
+
+def select_output(outputs: Any, part: str | int | None) -> Tensor:
+    """The tensor to explain, where a model returns a tuple or a dict.
+
+    Errors: several tensors and no part named; a part that is not there; not a float tensor.
+    """
+    if isinstance(outputs, Mapping):
+        names: list[Any] = [key for key in outputs if isinstance(outputs[key], Tensor)]
+    elif isinstance(outputs, list | tuple):
+        names = [i for i, item in enumerate(outputs) if isinstance(item, Tensor)]
+    else:
+        return _floating(outputs)
+    if part is None and len(names) == 1:
+        part = names[0]
+    if part is None:
+        raise expected(
+            "one tensor from the model", f"a {type(outputs).__name__} with {names}",
+            f"Name the part to explain, for example output={names[0] if names else 0!r}.",
+        )  # fmt: skip
+    if part not in names:
+        raise unknown("output part", part, map(str, names))
+    return _floating(outputs[part])
+
+
+def _floating(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = f"{output.dtype} values" if isinstance(output, Tensor) else type(output).__name__
+        raise expected(
+            "a floating-point output tensor of the model", got,
+            "Explain the layer before it is turned into labels (logits, not argmax).",
+        )  # fmt: skip
+    return output
+
+
+def resolve(target: Target, output: Tensor) -> Scalar:
+    """The target as a function of outputs shaped like this one, fixed at this output.
+
+    output: (B, ...); the function maps (B, ...) to (B,). "argmax" is decided here once, so that
+    noisy and interpolated passes explain the same class.
+    """
+    if callable(target):
+        return _checked(target, output)
+    if isinstance(target, str):
+        if target != "argmax":
+            raise unknown("target", target, ["argmax"])
+        return _argmax(output)
+    if isinstance(target, bool) or target is None:
+        raise _unusable(target)
+    if isinstance(target, np.ndarray):
+        target = torch.from_numpy(target)
+    if isinstance(target, Tensor) and target.ndim > 0:
+        classes = not target.is_floating_point() and target.dtype != torch.bool
+        return _per_sample(target.tolist(), output) if classes else _mask(target, output)
+    if isinstance(target, list):
+        return _per_sample(target, output)
+    if isinstance(target, tuple):
+        return _pair_or_index(target, output)
+    return _index((_integer(target),), output)
+
+
+def _unusable(target: Target) -> SalienceError:
+    return expected(
+        'a target: 3, (3, 5), [1, 7, 2], "argmax", an index tuple, a mask or a function',
+        repr(target), "See the table of targets in the README.",
+    )  # fmt: skip
+
+
+def _integer(value: Any) -> int:
+    try:
+        return int(value) if int(value) == value else _no_integer(value)
+    except (TypeError, ValueError):
+        raise _unusable(value) from None
+
+
+def _no_integer(value: Any) -> int:
+    raise _unusable(value)
+
+
+def _argmax(output: Tensor) -> Scalar:
+    if output.ndim == 1:
+        return lambda out: out
+    if output.ndim != 2:
+        raise expected(
+            "an output (B, K) for the target 'argmax'", f"an output {tuple(output.shape)}",
+            "Give an index such as (class, row, col), or a mask of the output's shape.",
+        )  # fmt: skip
+    if output.shape[1] == 0:
+        raise expected("an output with at least one value", f"{tuple(output.shape)}", "")
+    return _gather(output.argmax(1))
+
+
+def _gather(classes: Tensor) -> Scalar:
+    return lambda out: out.gather(1, classes[:, None])[:, 0]
+
+
+def _index(index: tuple[int, ...], output: Tensor) -> Scalar:
+    """One position of the output, the same for all samples."""
+    shape = tuple(output.shape[1:])
+    if not shape and index == (0,):
+        return lambda out: out
+    if len(index) != len(shape):
+        raise expected(
+            f"{len(shape)} indices for one sample's output of shape {shape}", f"{index}",
+            "For dense outputs give (class, row, col) or a mask.",
+        )  # fmt: skip
+    for i, size in zip(index, shape, strict=True):
+        if not -size <= i < size:
+            raise expected(
+                f"a target from 0 to {size - 1}", f"{i} (the model's output is "
+                f"{tuple(output.shape)})", "Choose an output that exists.",
+            )  # fmt: skip
+    return lambda out: out[(slice(None), *index)]
+
+
+def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
+    index = tuple(map(_integer, target))
+    if output.ndim == 2 and len(index) == 2:
+        first, second = (_index((i,), output) for i in index)
+        return lambda out: first(out) - second(out)
+    return _index(index, output)
+
+
+def _per_sample(targets: Sequence[Any], output: Tensor) -> Scalar:
+    if len(targets) != len(output):
+        raise expected(
+            f"one target per sample, {len(output)} in this batch", f"{len(targets)} targets",
+            "Give a single number for all samples, or one for each.",
+        )  # fmt: skip
+    rows = [target if isinstance(target, tuple) else (_integer(target),) for target in targets]
+    for row in rows:
+        _index(tuple(map(_integer, row)), output)
+    if output.ndim == 1:
+        return lambda out: out
+    if not rows:
+        return lambda out: out.flatten(1).sum(1)
+    index = torch.tensor(rows, device=output.device) % torch.tensor(
+        output.shape[1:], device=output.device
+    )  # (B, output.ndim - 1)
+    samples = torch.arange(len(rows), device=output.device)
+    return lambda out: out[(samples, *index.T)]
+
+
+def _mask(mask: Tensor, output: Tensor) -> Scalar:
+    if mask.shape not in (output.shape, output.shape[1:]):
+        raise expected(
+            f"a mask of the output's shape {tuple(output.shape)} or {tuple(output.shape[1:])}",
+            f"{tuple(mask.shape)}", "Give integers for classes, floats or bools for a mask.",
+        )  # fmt: skip
+    weights = mask.to(output).expand_as(output)
+    return lambda out: (out * weights).flatten(1).sum(1) if out.ndim > 1 else out * weights
+
+
+def _checked(function: Scalar, output: Tensor) -> Scalar:
+    def scalar(out: Tensor) -> Tensor:
+        values = function(out)
+        if not isinstance(values, Tensor) or values.shape != out.shape[:1]:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise expected(
+                f"a target function output -> ({len(out)},), one scalar per sample", f"{got}",
+                "Do not sum over the batch.",
+            )  # fmt: skip
+        return values
+
+    return scalar
+
+
+def rows_of(target: Target, rows: slice, total: int | None = None) -> Target:
+    """The part of a per-sample target that belongs to some samples of a larger batch."""
+    if isinstance(target, list):
+        return target[rows]
+    if isinstance(target, Tensor | np.ndarray) and target.ndim > 0:
+        floating = str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
+        if not floating or (total is not None and len(target) == total and total > 1):
+            return target[rows]
+    return target
