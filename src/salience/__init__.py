@@ -1,6 +1,7 @@
 """Saliency maps of trained networks by every established method, and which of them to believe."""
 
 from salience.errors import SalienceError, SalienceWarning
+from salience.explaining import explain
 from salience.methods import Method, methods
 from salience.tape import Coverage, Tape, record
 
@@ -10,6 +11,7 @@ __all__ = [
     "SalienceError",
     "SalienceWarning",
     "Tape",
+    "explain",
     "methods",
     "record",
 ]

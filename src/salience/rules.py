@@ -59,7 +59,11 @@ def alpha_beta(
     if beta == 0:
         return transpose(share if alpha == 1 else share.mul_(alpha))
     total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
-    negative_share = _divide(z, total - positive).mul_(m).mul_(beta)
+    negative = total - positive
+    # what rounding leaves of a sum without negative terms is not a denominator
+    rounding = 64 * torch.finfo(z.dtype).eps
+    negative.masked_fill_(negative >= positive * -rounding, 0)
+    negative_share = _divide(z, negative).mul_(m).mul_(beta)
     share = share.mul_(alpha).add_(negative_share)
     return transpose(share).sub_(map.transpose(negative_share))
 
@@ -77,17 +81,16 @@ def w_squared(map: LinearMap, m: Tensor) -> Tensor:
 
 
 def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
-    """R_i = sum_j (a_i w_ij - low w+_ij - high w-_ij) / (their sum over i) R_j (Montavon 2017)."""
+    """R_i = sum_j (a_i w_ij - low w+_ij - high w-_ij) / (their sum over i) R_j (Montavon 2017).
+
+    Written as (a_i - low) w+_ij + (a_i - high) w-_ij: terms of one sign, which do not cancel.
+    """
     low = torch.as_tensor(low, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
     high = torch.as_tensor(high, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
-    parts = [
-        (map.a, linear_response(lambda a: map.call(a, map.weight), map.a)),
-        (-low, linear_response(lambda a: map.call(a, map.weight_part("+")), low)),
-        (-high, linear_response(lambda a: map.call(a, map.weight_part("-")), high)),
-    ]
-    total = parts[0][1][0] - parts[1][1][0] - parts[2][1][0]
-    share = _divide(map.z, total).mul_(m)
-    return sum((operand * transpose(share) for operand, (_, transpose) in parts), torch.zeros(()))
+    above, upward = linear_response(lambda a: map.call(a, map.weight_part("+")), map.a - low)
+    below, downward = linear_response(lambda a: map.call(a, map.weight_part("-")), map.a - high)
+    share = _divide(map.z, above.add_(below)).mul_(m)
+    return (map.a - low) * upward(share) + (map.a - high) * downward(share)
 
 
 def deep_taylor_input(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:

@@ -217,14 +217,14 @@ def _window_mean(images: Tensor) -> Tensor:
 
 
 def _range(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and max - min (B, 1) in float64; the latter NaN where constant or not finite."""
+    """Minimum and max - min (B, 1) in float64; the latter NaN unless finite."""
     low, high = (t.double() for t in torch.aminmax(rows, dim=1, keepdim=True))
     span = high - low  # a NaN or an infinity in the map makes this NaN or infinite
-    return low, torch.where(span.isfinite() & (span > 0), span, math.nan)
+    return low, torch.where(span.isfinite(), span, math.nan)
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """(x - min) / (max - min) per map in float64."""
+    """(x - min) / (max - min) per map in float64; 0 / 0 makes a constant map NaN."""
     rows = _rows(maps)
     low, span = _range(rows)
     return (rows - low).div_(span).view(maps.shape)

@@ -1,0 +1,8 @@
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Two threads on two busy cores can be twenty times slower than one."""
+    torch.set_num_threads(1)

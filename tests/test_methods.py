@@ -1,0 +1,53 @@
+"""Every method of the public registry against its oracle, on every kind of small network."""
+
+import pytest
+import salience
+import torch
+from nets import small_nets
+from oracles import ORACLES
+
+NETS = small_nets()
+PARAMETERS = {
+    "lrp_epsilon": [{}, {"eps": 0.3}],
+    "lrp_alpha_beta": [{}, {"alpha": 1.0, "beta": 0.0}, {"alpha": 1.5, "beta": 0.5}],
+    "deep_taylor": [{}, {"low": -4.0, "high": 4.0}],
+    "smoothgrad": [{"n": 3}, {"n": 2, "noise": 0.3, "base": "lrp_epsilon"}],
+    "integrated_gradients": [{}, {"baseline": 0.5}],
+}
+CASES = [(name, given) for name in salience.methods for given in PARAMETERS.get(name, [{}])]
+
+
+def test_every_public_method_has_an_oracle():
+    assert set(salience.methods) == set(ORACLES)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("method", "given"), CASES, ids=lambda v: str(v))
+def test_method_equals_its_oracle(net, method, given):
+    model, x = NETS[net]
+    target = [i % 3 for i in range(len(x))]
+    expected = dict(given)
+    if method == "smoothgrad":
+        generator = torch.Generator().manual_seed(7)
+        draws = [torch.randn(x.shape[1:], generator=generator) for _ in range(given["n"])]
+        expected["draws"] = torch.stack(draws).to(x)
+    if method == "integrated_gradients":
+        # one fixed number of steps: the doubling is tested by the completeness law
+        given, expected = {**given, "max_steps": 8, "tol": 0}, {**given, "steps": 8}
+    maps = salience.record(model, x).explain(method, target=target, seed=7, **given)
+    oracle = ORACLES[method](model, x, target, **expected)
+    scale = oracle.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(maps, oracle, rtol=0, atol=1e-9 * float(scale))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_methods_on_one_tape_do_not_disturb_each_other(net):
+    model, x = NETS[net]
+    single = [name for name, method in salience.methods.items() if method.run is None]
+    tape = salience.record(model, x)
+    together = {name: tape.explain(name, target=1) for name in single}
+    for name in reversed(single):
+        torch.testing.assert_close(tape.explain(name, target=1), together[name], rtol=0, atol=0)
+        alone = salience.record(model, x).explain(name, target=1)
+        torch.testing.assert_close(alone, together[name], rtol=1e-12, atol=1e-14)
