@@ -101,7 +101,7 @@ def test_ranks_equal_scipy(shape: tuple[int, ...], kind: str):
 
 
 @pytest.mark.parametrize("kind", ["related", "integers", "relu"])
-@pytest.mark.parametrize("shape", [(3, 3, 40, 33), (3, 24, 31)])
+@pytest.mark.parametrize("shape", [(3, 3, 43, 33), (3, 24, 31)])
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_equal_the_oracle(name: str, shape: tuple[int, ...], kind: str):
     a, b = draw(*shape, kind=kind), draw(*shape, seed=1, kind=kind)
@@ -328,7 +328,7 @@ def test_prepared_maps_can_be_indexed_by_sample(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_of_different_shapes(name: str):
-    a, b = torch.rand(2, 24, 32), torch.rand(2, 32, 24)
+    a, b = torch.ones(2, 24, 32), torch.ones(2, 32, 24)
     with pytest.raises(SalienceError, match=r"of one shape; got \(2, 24, 32\) and \(2, 32, 24\)"):
         similarities[name](a, b)
     prepare, compare = similarities[name]
@@ -337,7 +337,7 @@ def test_maps_of_different_shapes(name: str):
 
 
 @pytest.mark.parametrize(
-    "maps", [torch.rand(5), torch.tensor(1.0), torch.rand(2, 0), torch.zeros(2, 3) * 1j]
+    "maps", [torch.ones(5), torch.tensor(1.0), torch.ones(2, 0), torch.zeros(2, 3) * 1j]
 )
 def test_maps_without_entries_or_batch_dimension(maps: Tensor):
     for name in [*RANK_NAMES, "pearson"]:
@@ -347,11 +347,11 @@ def test_maps_without_entries_or_batch_dimension(maps: Tensor):
 
 @pytest.mark.parametrize(("name", "side"), [("ssim", 11), ("hog", 24)])
 def test_maps_that_are_no_images(name: str, side: int):
-    least = torch.rand(2, side, side, generator=torch.Generator().manual_seed(0))
+    least = draw(2, side, side)
     assert_close(similarities[name](least, least), [1.0, 1.0])
     for shape in [(2, 40), (2, 1, 4, 40, 40), (2, side - 1, 40), (2, 3, 40, side - 1)]:
         with pytest.raises(SalienceError, match=rf"\(B, H, W\) of at least {side} x {side} pixels"):
-            similarities[name](torch.rand(shape), torch.rand(shape))
+            similarities[name](torch.ones(shape), torch.ones(shape))
 
 
 # Laws

@@ -13,7 +13,7 @@ from salience.errors import expected, unknown
 from salience.memory import in_parts
 from salience.methods import Method, find, methods as registry
 from salience.sites import Weights
-from salience.tape import Tape, check_input, check_model, check_output
+from salience.tape import check_input, check_model, check_output, run_pass
 from salience.targets import Target, rows_of
 
 ERRORS = ("conservation_error", "completeness_error")
@@ -75,7 +75,7 @@ def explain(
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, batch[part])
                 check_input(model, here)
-                tape = Tape(model, here, output, weights)
+                tape = run_pass(model, here, output, weights)
                 check_output(tape)
                 wanted = rows_of(target, rows, total)
                 maps = {}

@@ -80,6 +80,8 @@ QUERIES = frozenset(
     "is_floating_point is_complex data_ptr untyped_storage get_device names _is_view _base "
     "_version output_nr retain_grad retains_grad register_hook".split()
 )
+# Functions that hand a value to Python, where the model may branch on it.
+READS = frozenset("__bool__ __float__ __int__ __index__ item tolist is_nonzero equal".split())
 
 
 def operation_name(func: Callable[..., Any]) -> str:

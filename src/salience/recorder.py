@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import ops
-from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk, Weights
-from salience.trace import Operation, Ref, Site, Trace, leaves, tree_map
+from salience.sites import BatchNormSite, ElementSite, LinearSite, Walk, Weights
+from salience.trace import (
+    Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map,
+)  # fmt: skip
 
 _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, number of the value)
 
@@ -31,15 +33,15 @@ _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, numbe
 class Recorder(TorchFunctionMode):
     """The state of one recording."""
 
-    def __init__(self, model: Callable[..., Any], weights: Weights) -> None:
+    def __init__(self, model: Callable[..., Any], weights: Weights, keep: bool = False) -> None:
         super().__init__()
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
+        self.kept: dict[int, Tensor] | None = {} if keep else None  # what a replay starts from
         self._token = object()
         self._expanding: list[Callable[..., Any]] = []
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._consumed: set[int] = set()
         self._contracted: set[int] = set()  # values with a contraction upstream
-        self.opaque = False
         module = model if isinstance(model, nn.Module) else None
         self._names = {id(p): name for name, p in module.named_parameters()} if module else {}
         self._state = set(self._names)
@@ -111,11 +113,11 @@ class Recorder(TorchFunctionMode):
     def _record_opaque(self, tensor: Tensor) -> None:
         name = tensor.grad_fn.name() if tensor.grad_fn is not None else "unknown"
         index = self._tag(tensor)
-        operation = Operation(name, "opaque", _cannot_replay, (), {}, (index,), depends=True)
+        operation = Operation(name, "opaque", _cannot_replay, (), {}, (index,), (0,), depends=True)
         self.trace.dependent.add(index)
         self._contracted.add(index)
         self.trace.operations.append(operation)
-        self.opaque = True
+        self.trace.opaque = True
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -205,23 +207,50 @@ class Recorder(TorchFunctionMode):
         if not operands:
             return func(*args, **kwargs)
         depends = self.depends(operands)
-        site, operation = None, None
-        if depends:
-            args, kwargs = ops.positional(name, args, kwargs)
-            kind, site, a = self._site(func, name, args, kwargs)
-            self._consume(operands, site)
-            result = func(*args, **kwargs) if site is None else Ruled.apply(site, a)
-        else:
-            kind, result = "weights", func(*args, **kwargs)
-        outputs = [t for t in leaves(result, Tensor) if self.value(t) is None]
-        if not outputs:  # a number, a shape, or one of the operands itself
+        args, kwargs = ops.positional(name, args, kwargs)
+        kind, slots = self._kind(name, args, kwargs) if depends else ("weights", None)
+        operation = Operation(name, kind, func, args, kwargs, (), (), depends, slots)
+        result = self._run(operation, operands)
+        tensors = list(leaves(result, Tensor))
+        picks = tuple(i for i, tensor in enumerate(tensors) if self.value(tensor) is None)
+        if not picks:  # a number, a shape, or one of the operands itself
+            self.trace.branches |= depends and name in ops.READS
             return result
-        refs = tree_map(self._ref, (args, kwargs), Tensor)
-        operation = Operation(
-            name, kind, func, *refs, tuple(map(self._tag, outputs)), depends, site
-        )
+        operation.picks = picks
+        operation.outputs = tuple(self._tag(tensors[i]) for i in picks)
+        operation.args, operation.kwargs = tree_map(self._ref, (args, kwargs), Tensor)
         self._register(operation, operands)
         return result
+
+    def _kind(self, name: str, args: Any, kwargs: Any) -> tuple[str, ops.Slots | None]:
+        slots = ops.linear_slots(name, self.depends, args)
+        if slots is not None:
+            return "linear", slots
+        kind = ops.kind_of(name, args, kwargs, self.depends)
+        element = kind in ("relu", "bounded_relu", "activation")
+        return ("other" if element and self.depends(args[1:]) else kind), None
+
+    def _run(self, operation: Operation, operands: list[Tensor]) -> Any:
+        first = not any(self.value(t) in self._contracted for t in operands)
+        args, kwargs = operation.args, operation.kwargs
+        operation.site = make_site(self.walk, self.weights, operation, args, kwargs, first)
+        if isinstance(operation.site, LinearSite) and operation.slots is not None:
+            operation.site.source = self.value(args[operation.slots.activation]) or 0
+        if operation.depends:
+            self._consume(operands, operation.site)
+        self._keep(operands, operation.site)
+        return run_operation(operation, operation.site, args, kwargs)
+
+    def _keep(self, operands: list[Tensor], reader: Site | None) -> None:
+        """Keep what a replay may find unchanged beside something that changed."""
+        if self.kept is None or len(operands) < 2:
+            return
+        if isinstance(reader, BatchNormSite) and reader.folded:  # replayed with its linear map
+            operands = operands[1:]
+        for tensor in operands:
+            index = self.value(tensor)
+            assert index is not None
+            self.kept[index] = tensor
 
     def _ref(self, tensor: Tensor) -> Tensor | Ref:
         index = self.value(tensor)
@@ -237,36 +266,7 @@ class Recorder(TorchFunctionMode):
             if upstream or operation.kind == "linear":
                 self._contracted.update(operation.outputs)
 
-    # -- sites ------------------------------------------------------------------------------------
-
-    def _site(
-        self, func: Any, name: str, args: Any, kwargs: Any
-    ) -> tuple[str, Site | None, Tensor | None]:
-        """The kind of a call, and where rules treat its kind, its site and input."""
-        slots = ops.linear_slots(name, self.depends, args)
-        if slots is not None:
-            a = args[slots.activation]
-            first = self.value(a) not in self._contracted
-            bias = None
-            if slots.bias is not None and len(args) > slots.bias:
-                bias = args[slots.bias]
-            call, weight = _linear_call(func, slots, args, kwargs), args[slots.weight]
-            site = LinearSite(self.walk, self.weights, call, weight, bias, first)
-            site.source = self.value(a) or 0
-            site.fold_scale = partial(ops.fold_scale, name, slots, weight)
-            return "linear", site, a
-        kind = ops.kind_of(name, args, kwargs, self.depends)
-        if kind == "batch_norm":
-            return kind, BatchNormSite(self.walk, self.weights, args), args[0]
-        if kind in ("relu", "bounded_relu", "activation"):
-
-            def function(x: Tensor) -> Tensor:
-                return func(x, *args[1:], **kwargs)
-
-            if self.depends(args[1:]):
-                return "other", None, None
-            return kind, ElementSite(self.walk, kind, function, kind != "relu"), args[0]
-        return kind, None, None
+    # -- readers ----------------------------------------------------------------------------------
 
     def _consume(self, operands: list[Tensor], reader: Site | None) -> None:
         """Note who reads the outputs of linear maps: a BatchNorm alone is folded into the map,
@@ -278,17 +278,19 @@ class Recorder(TorchFunctionMode):
                 continue
             site = producer.site
             if isinstance(site, LinearSite | BatchNormSite):
-                if index in self._consumed:
-                    _separate(site, tensor.detach())
+                if index not in self._consumed:
+                    join(site, reader)
                 else:
-                    _join(site, reader)
+                    _separate(site, tensor.detach())
+                    if self.kept is not None:
+                        self.kept[index] = tensor
             self._consumed.add(index)
 
     def finish(self, outputs: Any) -> Any:
         """The model's outputs as tensors of this pass."""
         outputs = tree_map(self.current, outputs, Tensor)
         self._consume([t for t in leaves(outputs, Tensor) if self.value(t) is not None], None)
-        if self.opaque:  # an unseen function may have read anything
+        if self.trace.opaque:  # an unseen function may have read anything
             for operation in self.trace.operations:
                 if isinstance(operation.site, LinearSite | BatchNormSite):
                     _separate(operation.site, None)
@@ -302,7 +304,7 @@ def _base(view: Tensor) -> Tensor:
     return base
 
 
-def _join(site: LinearSite | BatchNormSite, reader: Site | None) -> None:
+def join(site: LinearSite | BatchNormSite, reader: Site | None) -> None:
     """The first reader of a linear map's output."""
     if isinstance(site, LinearSite) and isinstance(reader, BatchNormSite):
         fold = site.fold_scale(reader.scale, site.z.ndim)
@@ -349,24 +351,6 @@ def _false(*_: Any) -> bool:
 def _restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     empty = torch.empty_strided(tensor.size(), stride, dtype=tensor.dtype, device=tensor.device)
     return empty.copy_(tensor)
-
-
-def _linear_call(
-    func: Callable[..., Tensor], slots: ops.Slots, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[..., Tensor]:
-    """(a, weight, bias) -> the call with these operands; it keeps no tensor of the call."""
-    operands = (slots.activation, slots.weight, slots.bias)
-    rest = [None if i in operands else arg for i, arg in enumerate(args)]
-
-    def call(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        full = list(rest)
-        full[slots.activation], full[slots.weight] = a, weight
-        if slots.bias is not None and slots.bias < len(full):
-            missing = slots.bias == 0  # addmm cannot go without its bias
-            full[slots.bias] = a.new_zeros(()) if bias is None and missing else bias
-        return func(*full, **kwargs)
-
-    return call
 
 
 def _cannot_replay(*_: Any) -> Any:

@@ -114,33 +114,32 @@ def hog_features(maps: Tensor) -> Tensor:
     NaN for a constant map or one that is not finite. Raises SalienceError for other shapes.
     Source: Dalal and Triggs (2005), with the parameters usual in scikit-image.
 
-    >>> hog_features(torch.rand(2, 3, 32, 40)).shape
+    >>> hog_features(torch.arange(2.0 * 3 * 32 * 40).view(2, 3, 32, 40)).shape
     torch.Size([2, 486])
     """
-    images = _images(maps, "hog", _CELL * _BLOCK)  # (B, C, H, W)
+    magnitude, bins = _gradients(_images(maps, "hog", _CELL * _BLOCK))  # (B, 1, H, W)
+    votes = [F.avg_pool2d(magnitude * (bins == k), _CELL) for k in range(_BINS)]
+    histograms = torch.cat(votes, 1)  # (B, bins, H // 8, W // 8)
+    blocks = histograms.unfold(2, _BLOCK, 1).unfold(3, _BLOCK, 1)
+    blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (B, H // 8 - 2, W // 8 - 2, 81)
+    return _normalise(_normalise(blocks).clamp_(max=0.2)).flatten(1)
+
+
+def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Magnitude and orientation bin (B, 1, H, W) of the channel that changes most."""
     rows = _rows(images).double()
     _, span = _range(rows)
     images = rows.view(images.shape)
     down, right = torch.zeros_like(images), torch.zeros_like(images)
     torch.sub(images[..., 2:, :], images[..., :-2, :], out=down[..., 1:-1, :])
     torch.sub(images[..., 2:], images[..., :-2], out=right[..., 1:-1])
-    cells = (images.shape[-2] // _CELL, images.shape[-1] // _CELL)
-    whole = (..., slice(cells[0] * _CELL), slice(cells[1] * _CELL))
-    down, right = down[whole], right[whole]
-
     # Chosen before scaling, whose rounding would break the ties of integer-valued maps.
     magnitude, strongest = torch.hypot(down, right).max(1, keepdim=True)
     down, right = down.gather(1, strongest), right.gather(1, strongest)
-    magnitude /= span[:, :, None, None]
     degrees = torch.atan2(down, right).rad2deg_().remainder_(180.0)
     # A negative angle of rounding size has remainder 180: it belongs to the last bin.
     bins = degrees.div_(180.0 / _BINS).floor_().clamp_(max=_BINS - 1)
-    votes = [F.avg_pool2d(magnitude * (bins == k), _CELL) for k in range(_BINS)]
-    histograms = torch.cat(votes, 1)  # (B, bins, cells down, cells right)
-
-    blocks = histograms.unfold(2, _BLOCK, 1).unfold(3, _BLOCK, 1)
-    blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (B, down, right, 3 * 3 * bins)
-    return _normalise(_normalise(blocks).clamp_(max=0.2)).flatten(1)
+    return magnitude.div_(span[:, :, None, None]), bins
 
 
 def _normalise(blocks: Tensor, eps: float = 1e-5) -> Tensor:

@@ -16,7 +16,8 @@ from salience.errors import SalienceWarning, expected
 from salience.methods import Method, bind, find
 from salience.pullback import bounds_at, to_input
 from salience.recorder import Recorder
-from salience.sites import LinearSite, Weights
+from salience.sites import LinearSite, Walk, Weights
+from salience.trace import Trace
 
 
 class CoverageRow(NamedTuple):
@@ -55,36 +56,23 @@ class Tape:
 
     def __init__(
         self,
-        model: Callable[..., Any],
         x: Tensor,
-        part: str | int | None = None,
-        weights: Weights | None = None,
+        ends: tuple[Tensor, Tensor],
+        trace: Trace,
+        walk: Walk,
+        again: Callable[[Tensor], Tape],
+        kept: dict[int, Tensor] | None = None,
     ) -> None:
-        self._model, self._part = model, part
-        self._weights = Weights() if weights is None else weights
-        self._recorder = recorder = Recorder(model, self._weights)
-        self.x = x.detach()
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            devices = [x.device] if x.device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices))
-            self._input = recorder.start(x.clone() if x.is_inference() else x)
-            with recorder:
-                outputs = model(self._input)
-            outputs = recorder.finish(outputs)
-        self._output = targets.select_output(outputs, part)
+        self.x, self.trace = x, trace
+        self.graph = self._input, self._output = ends  # where the recorded graph begins and ends
         self.output = self._output.detach()
-        self.trace = recorder.trace
+        self.again = again  # a tape of the same model at another input
+        self.walk, self.kept = walk, kept
 
     @property
     def depends_on_input(self) -> bool:
         """Whether a gradient can reach the input from the output."""
         return self._output.requires_grad
-
-    def again(self, x: Tensor) -> Tape:
-        """A tape of the same model at another input, sharing what derives from weights."""
-        return Tape(self._model, x, self._part, self._weights)
 
     def coverage(self, method: str | Method) -> Coverage:
         """Which operations got which rule, which passed by autograd and which are not covered."""
@@ -164,7 +152,7 @@ class Tape:
 
     def _walk(self, method: Method, parameters: dict[str, Any], gradient: Tensor) -> Tensor:
         """One backward walk over the recorded graph with the method's rules in force."""
-        walk = self._recorder.walk
+        walk = self.walk
         walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
         walk.input_rule = method.input_rule and self._input_rule(method.input_rule, parameters)
         try:
@@ -220,6 +208,34 @@ def _sum_type(maps: Tensor) -> torch.dtype:
     return torch.promote_types(maps.dtype, torch.float32)
 
 
+def run_pass(
+    model: Callable[..., Any],
+    x: Tensor,
+    part: str | int | None = None,
+    weights: Weights | None = None,
+    keep: bool = False,
+) -> Tape:
+    """Record one pass without any checks of the input; keep=True for a tape to be replayed."""
+    shared = Weights() if weights is None else weights
+    recorder = Recorder(model, shared, keep)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng([x.device] if x.device.type == "cuda" else []))
+        start = recorder.start(x.clone() if x.is_inference() else x)
+        with recorder:
+            outputs = model(start)
+        outputs = recorder.finish(outputs)
+    output = targets.select_output(outputs, part)
+    recorder.trace.output = recorder.value(output)
+
+    def again(x: Tensor) -> Tape:
+        return run_pass(model, x, part, shared)
+
+    ends = (start, output)
+    return Tape(x.detach(), ends, recorder.trace, recorder.walk, again, recorder.kept)
+
+
 def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = None) -> Tape:
     """Record one forward pass of a trained model, to be explained by any method.
 
@@ -237,7 +253,7 @@ def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = N
     """
     check_model(model)
     check_input(model, x)
-    tape = Tape(model, x, output)
+    tape = run_pass(model, x, output)
     check_output(tape)
     return tape
 
@@ -294,4 +310,5 @@ def check_output(tape: Tape) -> None:
             "Look for detach(), no_grad(), .data or integer operations in the model's forward.",
         )  # fmt: skip
     if not bool(torch.isfinite(output).all()):
-        raise expected("a finite output", "NaN or infinite values", "Check weights and input scale.")
+        cure = "Check the weights and the scale of the input."
+        raise expected("a finite output", "NaN or infinite values", cure)

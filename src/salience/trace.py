@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from salience.sites import BatchNormSite, ElementSite, LinearSite
+from salience.ops import Slots, fold_scale
+from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk, Weights
 
 Site = LinearSite | BatchNormSite | ElementSite
 
@@ -31,7 +33,9 @@ class Operation:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[int, ...]
+    picks: tuple[int, ...]  # which tensors of the result the outputs are
     depends: bool  # on the input, not on parameters alone
+    slots: Slots | None = None  # the operands of a linear map
     site: Site | None = None
 
     def inputs(self) -> list[int]:
@@ -50,6 +54,9 @@ class Trace:
     dependent: set[int] = field(default_factory=set)  # values that depend on the input
     shapes: dict[int, torch.Size] = field(default_factory=dict)
     values: int = 0
+    output: int | None = None  # the value that is explained
+    opaque: bool = False  # some function was not seen
+    branches: bool = False  # numbers were read from values: other values may take other paths
 
     def new_value(self) -> int:
         self.values += 1
@@ -80,3 +87,51 @@ def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
         return {key: tree_map(function, item, kind) for key, item in tree.items()}
     return tree
 
+
+def make_site(
+    walk: Walk, weights: Weights, operation: Operation, args: Any, kwargs: Any, first: bool
+) -> Site | None:
+    """The site of an operation whose kind rules treat, for these operands."""
+    function, slots = operation.function, operation.slots
+    if slots is not None:
+        has_bias = slots.bias is not None and len(args) > slots.bias
+        bias = args[slots.bias] if slots.bias is not None and has_bias else None
+        weight = args[slots.weight]
+        call = linear_call(function, slots, args, kwargs)
+        site = LinearSite(walk, weights, call, weight, bias, first)
+        site.fold_scale = partial(fold_scale, operation.name, slots, weight)
+        return site
+    if operation.kind == "batch_norm":
+        return BatchNormSite(walk, weights, args)
+    if operation.kind in ("relu", "bounded_relu", "activation"):
+
+        def of_first(x: Tensor) -> Tensor:
+            return function(x, *args[1:], **kwargs)
+
+        return ElementSite(walk, operation.kind, of_first, operation.kind != "relu")
+    return None
+
+
+def run_operation(operation: Operation, site: Site | None, args: Any, kwargs: Any) -> Any:
+    """The operation at these operands, through its site if it has one."""
+    if site is None:
+        return operation.function(*args, **kwargs)
+    return Ruled.apply(site, args[operation.slots.activation if operation.slots else 0])
+
+
+def linear_call(
+    func: Callable[..., Tensor], slots: Slots, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Tensor]:
+    """(a, weight, bias) -> the call with these operands; it keeps no tensor of the call."""
+    operands = (slots.activation, slots.weight, slots.bias)
+    rest = [None if i in operands else arg for i, arg in enumerate(args)]
+
+    def call(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        full = list(rest)
+        full[slots.activation], full[slots.weight] = a, weight
+        if slots.bias is not None and slots.bias < len(full):
+            required = slots.bias == 0  # addmm cannot go without its bias
+            full[slots.bias] = a.new_zeros(()) if bias is None and required else bias
+        return func(*full, **kwargs)
+
+    return call

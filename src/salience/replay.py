@@ -1,0 +1,104 @@
+"""Replay a recorded pass with other parameters.
+
+Operations whose operands are all unchanged are not run: their recorded outputs, their part of the
+autograd graph and what was derived from their activations serve the new tape as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salience.errors import SalienceError
+from salience.recorder import join
+from salience.sites import BatchNormSite, LinearSite, Weights
+from salience.tape import Tape
+from salience.trace import Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map
+
+
+def can_replay(trace: Trace) -> bool:
+    """Whether the trace says all of what the model does: nothing unseen, no branches on values."""
+    return not trace.opaque and not trace.branches and trace.output is not None
+
+
+def replay(
+    tape: Tape,
+    parameters: Mapping[int, Tensor],
+    weights: Weights,
+    again: Callable[[Tensor], Tape],
+    transform: Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None = None,
+) -> Tape:
+    """The tape of the same model and input with some parameters (value -> tensor) replaced.
+
+    transform may change the operands of each operation that is run (BatchNorm statistics).
+    """
+    kept, trace = tape.kept, tape.trace
+    if kept is None or not can_replay(trace):
+        raise SalienceError("this tape cannot be replayed")
+    forced = _with_their_norms(trace, parameters)
+    values: dict[int, Tensor] = dict(parameters)
+    sites: dict[int, Site] = {}  # by output
+
+    def resolve(ref: Ref) -> Tensor:
+        return values[ref.index] if ref.index in values else kept[ref.index]
+
+    with torch.inference_mode(False), torch.enable_grad():
+        for operation in trace.operations:
+            inputs = operation.inputs()
+            if operation.outputs[0] not in forced and not any(i in values for i in inputs):
+                continue
+            args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
+            if transform is not None:
+                args = transform(operation, args)
+            site = _site(tape, weights, operation, args, kwargs)
+            if site is not None:
+                _join_as_recorded(trace, operation, site, sites)
+                sites[operation.outputs[0]] = site
+            tensors = list(leaves(run_operation(operation, site, args, kwargs), Tensor))
+            for output, pick in zip(operation.outputs, operation.picks, strict=True):
+                values[output] = tensors[pick]
+    assert trace.output is not None
+    output = values.get(trace.output, tape.graph[1])
+    return Tape(tape.x, (tape.graph[0], output), trace, tape.walk, again)
+
+
+def _with_their_norms(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int]:
+    """Outputs of linear maps whose folded BatchNorm changes: they are one map."""
+    return {
+        operation.inputs()[0]
+        for operation in trace.operations
+        if isinstance(operation.site, BatchNormSite)
+        and operation.site.folded
+        and any(i in parameters for i in operation.inputs())
+    }
+
+
+def _site(
+    tape: Tape, weights: Weights, operation: Operation, args: Any, kwargs: Any
+) -> Site | None:
+    old = operation.site
+    if old is None:
+        return None
+    first = isinstance(old, LinearSite) and old.first
+    site = make_site(tape.walk, weights, operation, args, kwargs, first)
+    if isinstance(site, LinearSite) and isinstance(old, LinearSite):
+        site.source = old.source
+    return site
+
+
+def _join_as_recorded(
+    trace: Trace, operation: Operation, site: Site, sites: Mapping[int, Site]
+) -> None:
+    """Fold and rectify what the recorded pass did, with the new sites."""
+    before = operation.inputs()[0]
+    producer, new = trace.producers.get(before), sites.get(before)
+    if producer is None or not isinstance(new, LinearSite | BatchNormSite):
+        return
+    old = producer.site
+    folded = isinstance(old, LinearSite) and old.folded is operation.site
+    rectified = isinstance(old, LinearSite | BatchNormSite) and old.rectified is operation.site
+    if folded or rectified:
+        join(new, site)
