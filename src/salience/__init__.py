@@ -3,15 +3,24 @@
 from salience.errors import SalienceError, SalienceWarning
 from salience.explaining import explain
 from salience.methods import Method, methods
+from salience.sanity import randomization_test
+from salience.similarity import Similarity, similarities
 from salience.tape import Coverage, Tape, record
+from salience.verdicts import Verdict, Verdicts, verdicts
 
 __all__ = [
     "Coverage",
     "Method",
     "SalienceError",
     "SalienceWarning",
+    "Similarity",
     "Tape",
+    "Verdict",
+    "Verdicts",
     "explain",
     "methods",
+    "randomization_test",
     "record",
+    "similarities",
+    "verdicts",
 ]

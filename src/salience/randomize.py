@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from salience.errors import SalienceError, unknown
 from salience.trace import Operation, Trace
 
-Initialiser = Literal["own", "normal", "permute"]
 INITIALISERS = ("own", "normal", "permute")
 
 
@@ -91,7 +89,7 @@ def stream(seed: int, *path: int) -> torch.Generator:
 
 
 def random_weights(
-    model: nn.Module, stage: Stage, place: tuple[int, ...], weights: Initialiser = "own"
+    model: object, trace: Trace, stage: Stage, place: tuple[int, ...], weights: str = "own"
 ) -> dict[int, Tensor]:
     """New values for the parameters of a stage, from the independent stream of its place.
 
@@ -102,11 +100,11 @@ def random_weights(
     """
     if weights not in INITIALISERS:
         raise unknown("initialiser", weights, INITIALISERS)
-    named = dict(model.named_parameters())
-    fresh = _reset_layers(model, stage, place) if weights == "own" else {}
+    layers = model if weights == "own" and isinstance(model, nn.Module) else None
+    fresh = _reset_layers(layers, stage, place) if layers is not None else {}
     drawn = {}
     for number, (value, name) in enumerate(stage.parameters.items()):
-        parameter = named[name].detach()
+        parameter = trace.constants[value]
         if name in fresh:
             drawn[value] = fresh[name].to(parameter)
             continue
@@ -129,7 +127,9 @@ def _permuted(parameter: Tensor, generator: torch.Generator) -> Tensor:
 
 def _reset_layers(model: nn.Module, stage: Stage, place: tuple[int, ...]) -> dict[str, Tensor]:
     """Parameters by name from `reset_parameters` on CPU copies of the stage's layers."""
-    owners = dict.fromkeys(name.rpartition(".")[0] for name in stage.parameters.values())
+    known = {name for name, _ in model.named_parameters()}
+    names = [name for name in stage.parameters.values() if name in known]
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
     fresh: dict[str, Tensor] = {}
     for number, owner in enumerate(owners):
         layer = model.get_submodule(owner)

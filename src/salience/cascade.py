@@ -1,0 +1,120 @@
+"""A network on its way from trained to random: one tape per stage, beside the user's model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salience.errors import SalienceError, unknown
+from salience.randomize import Stage, random_weights, stages_of
+from salience.replay import can_replay, replay
+from salience.sites import Weights
+from salience.tape import Tape, run_pass
+from salience.trace import Operation
+
+ORDERS = ("top_down", "bottom_up", "independent")
+BATCH_NORMS = ("keep", "recalibrate", "reset")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cascade randomises: the options of `randomization_test` that concern weights."""
+
+    order: str = "top_down"
+    weights: str = "own"
+    batch_norm: str = "keep"
+    seed: int = 0
+    output: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise unknown("order", self.order, ORDERS)
+        if self.batch_norm not in BATCH_NORMS:
+            raise unknown("treatment of BatchNorm", self.batch_norm, BATCH_NORMS)
+
+
+def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
+    """The stages with their place in execution order, in the order of the cascade."""
+    stages = list(enumerate(stages_of(tape.trace)))
+    return stages[::-1] if order == "top_down" else stages
+
+
+def cascade(
+    model: Callable[..., Any], tape: Tape, recipe: Recipe, repeat: int, scored: set[int]
+) -> Iterator[tuple[int, Tape]]:
+    """(number in the cascade, tape) of each scored stage of one repeat.
+
+    A stage's random weights come from the stream of (seed, repeat, place in execution order), so
+    every order draws the same ones.
+    """
+    changed: dict[int, Tensor] = {}
+    shared = Weights()  # what derives from the weights of this repeat
+    for number, (place, stage) in enumerate(ordered_stages(tape, recipe.order)):
+        where = (recipe.seed, repeat, place)
+        drawn = random_weights(model, tape.trace, stage, where, recipe.weights)
+        changed = drawn if recipe.order == "independent" else {**changed, **drawn}
+        if number in scored:
+            yield number, _randomised(model, tape, recipe, dict(changed), shared)
+
+
+def _randomised(
+    model: Callable[..., Any],
+    tape: Tape,
+    recipe: Recipe,
+    changed: dict[int, Tensor],
+    shared: Weights,
+) -> Tape:
+    def again(x: Tensor) -> Tape:
+        return run_pass(_copy_with(model, tape, changed), x, recipe.output)
+
+    if not can_replay(tape.trace):
+        if recipe.batch_norm != "keep":
+            raise SalienceError(
+                "expected batch_norm='keep' for a model with operations that cannot be replayed; "
+                f"got {recipe.batch_norm!r}. See tape.coverage for what was not seen."
+            )
+        return again(tape.x)
+    return replay(tape, changed, shared, again, _statistics(recipe.batch_norm, changed))
+
+
+def _copy_with(
+    model: Callable[..., Any], tape: Tape, changed: dict[int, Tensor]
+) -> Callable[..., Any]:
+    """A copy of the model that has the random weights."""
+    if not isinstance(model, nn.Module):
+        raise SalienceError(
+            "expected a torch.nn.Module, whose copy can be given random weights; got a function. "
+            "Wrap it in a module, or use single-pass methods."
+        )
+    randomised = copy.deepcopy(model)
+    named = dict(randomised.named_parameters())
+    with torch.no_grad():
+        for value, parameter in changed.items():
+            named[tape.trace.parameters[value]].copy_(parameter)
+    return randomised
+
+
+def _statistics(
+    batch_norm: str, changed: dict[int, Tensor]
+) -> Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None:
+    """BatchNorm's running statistics on the randomised network."""
+    if batch_norm == "keep":
+        return None
+
+    def transform(operation: Operation, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if operation.kind != "batch_norm":
+            return args
+        a, weight, bias, mean, variance, *rest = args
+        if batch_norm == "recalibrate":
+            dims = [d for d in range(a.ndim) if d != 1]
+            variance, mean = torch.var_mean(a.detach(), dims, correction=0)
+        elif any(i in changed for i in operation.inputs()):
+            mean, variance = torch.zeros_like(mean), torch.ones_like(variance)
+        return (a, weight, bias, mean, variance, *rest)
+
+    return transform

@@ -1,0 +1,194 @@
+"""What a randomisation test concludes about each method, with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from salience.errors import expected, unknown
+from salience.sanity import POSITIVE_CONTROL
+
+if TYPE_CHECKING:
+    import xarray
+
+SENSITIVE, PARTIAL, INSENSITIVE = "sensitive", "partial", "insensitive"
+CONSTANT, UNINFORMATIVE, UNDEFINED = "constant over inputs", "uninformative", "undefined"
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A method's verdict: how much of its maps is left when the network has forgotten everything.
+
+    retention   mean similarity over the chosen stages, samples and repeats
+    low, high   its 95% bootstrap interval
+    last        mean of every score at the last stage
+    undefined   how many of the retention's scores were undefined (NaN) and left out
+    """
+
+    method: str
+    role: str
+    verdict: str
+    retention: float
+    low: float
+    high: float
+    last: dict[str, float]
+    undefined: int
+    sentence: str
+
+
+class Verdicts(dict[str, Verdict]):
+    """Verdicts by method, printed as a table."""
+
+    def __str__(self) -> str:
+        lines = [f"{'method':<22} {'retention':>9}  {'95% interval':>14}  {'last':>6}  verdict"]
+        for name, v in self.items():
+            last = v.last.get("spearman_abs", np.nan)
+            lines.append(
+                f"{name:<22} {v.retention:9.2f}  [{v.low:5.2f}, {v.high:5.2f}]  {last:6.2f}  "
+                f"{v.verdict}"
+            )
+        return "\n".join(lines)
+
+
+def verdicts(
+    dataset: xarray.Dataset,
+    *,
+    score: str = "spearman_abs",
+    stages: str = "second_half",
+    sensitive: float = 0.2,
+    insensitive: float = 0.4,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Verdicts:
+    """The verdict about every method of a randomisation test.
+
+    Retention is the mean of the score over the stages ("second_half" of the cascade, "all" or
+    "last"), samples and repeats. A method is `sensitive` if the 95% bootstrap interval of its
+    retention lies below `sensitive`, `insensitive` if it lies above `insensitive`, else `partial`.
+    Maps that are the same for all inputs are `constant over inputs`. Where the plain gradient's
+    own retention is not below `sensitive`, the test is `uninformative` about all methods.
+
+    dataset  from `randomization_test`
+
+    Errors: SalienceError for an unknown score or choice of stages.
+
+    Known limits: top-down cascades keep the scale of activations, and an uninformative map scores
+    well (Binder 2023); hold the verdict beside a test of faithfulness.
+
+    >>> import torch, salience
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> data = salience.randomization_test(
+    ...     net.eval(), torch.randn(3, 6), "gradient", repeats=2, progress=False)
+    >>> list(salience.verdicts(data))
+    ['gradient', 'input', 'edges', 'random_map']
+    """
+    if score not in dataset:
+        raise unknown("score of this dataset", score, [str(name) for name in dataset.data_vars])
+    if not 0 <= sensitive <= insensitive <= 1:
+        raise expected("0 <= sensitive <= insensitive <= 1", f"{sensitive} and {insensitive}", "")
+    chosen = _stages(dataset.sizes["stage"], stages)
+    evidence: dict[str, tuple[float, float, float, int]] = {}
+    for name in map(str, dataset["method"].values):
+        values = dataset[score].sel({"method": name}).values[chosen]  # (stage, repeat, sample)
+        low, high = interval(values, resamples=resamples, seed=seed)
+        evidence[name] = (_mean(values), low, high, int(np.isnan(values).sum()))
+    informative = _informative(evidence, sensitive)
+    return Verdicts(
+        (name, _verdict(dataset, name, evidence[name], informative, (sensitive, insensitive)))
+        for name in evidence
+    )
+
+
+def _stages(count: int, stages: str) -> slice:
+    choices = {
+        "second_half": slice(count // 2, None), "all": slice(None), "last": slice(count - 1, None),
+    }  # fmt: skip
+    if stages not in choices:
+        raise unknown("choice of stages", stages, choices)
+    return choices[stages]
+
+
+def _mean(values: Array) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+def interval(
+    values: Array, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean of values (..., repeat, sample).
+
+    Repeats and samples are resampled independently of each other, since all samples share the
+    random networks and all networks the samples (a crossed design; Owen 2007). NaN is left out.
+    """
+    table = values.reshape(-1, *values.shape[-2:])  # (stage, repeat, sample)
+    weight = (~np.isnan(table)).sum(0).astype(float)  # (repeat, sample)
+    total = np.nansum(table, 0)
+    if not weight.any():
+        return float("nan"), float("nan")
+    random = np.random.default_rng(seed)
+    repeats, samples = total.shape
+    rows = random.multinomial(repeats, np.full(repeats, 1 / repeats), resamples)
+    columns = random.multinomial(samples, np.full(samples, 1 / samples), resamples)
+    sums = np.einsum("kr,rs,ks->k", rows, total, columns, optimize=True)
+    counts = np.einsum("kr,rs,ks->k", rows, weight, columns, optimize=True)
+    means = sums[counts > 0] / counts[counts > 0]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _informative(evidence: dict[str, tuple[float, float, float, int]], sensitive: float) -> bool:
+    control = evidence.get(POSITIVE_CONTROL)
+    return control is None or control[0] < sensitive
+
+
+def _verdict(
+    dataset: xarray.Dataset,
+    name: str,
+    evidence: tuple[float, float, float, int],
+    informative: bool,
+    thresholds: tuple[float, float],
+) -> Verdict:
+    retention, low, high, undefined = evidence
+    row = dataset.sel({"method": name})
+    constant = bool(row["constant_over_inputs"].item())
+    role = str(row["role"].item())
+    verdict = judge(low, high, thresholds)
+    if constant:
+        verdict = CONSTANT
+    elif role == "method" and not informative and verdict != UNDEFINED:
+        verdict = UNINFORMATIVE
+    scores = [str(v) for v in dataset.data_vars if "stage" in dataset[v].dims]
+    last = {score: _mean(row[score].values[-1]) for score in scores}
+    sentence = _sentence(name, verdict, retention, (low, high), thresholds)
+    return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
+
+
+def judge(low: float, high: float, thresholds: Sequence[float]) -> str:
+    """The verdict that an interval of the retention stands for."""
+    if np.isnan(low):
+        return UNDEFINED
+    if high < thresholds[0]:
+        return SENSITIVE
+    return INSENSITIVE if low > thresholds[1] else PARTIAL
+
+
+def _sentence(
+    name: str, verdict: str, retention: float, interval: tuple[float, float], limits: Sequence[float]
+) -> str:
+    kept = f"retention {retention:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return {
+        SENSITIVE: f"{name} depends on what the network learned: its maps change when the weights "
+        f"are randomised ({kept}, all below {limits[0]:g}).",
+        PARTIAL: f"{name} depends on the weights in part ({kept}, not clear of {limits[0]:g} and "
+        f"{limits[1]:g}): compare its maps with a sensitive method's before you believe them.",
+        INSENSITIVE: f"{name} hardly depends on what the network learned ({kept}, all above "
+        f"{limits[1]:g}): a network with random weights gives nearly the same maps.",
+        CONSTANT: f"{name} gives the same map for every input: it says nothing about the inputs.",
+        UNINFORMATIVE: f"no verdict about {name} ({kept}): on this network even the plain "
+        f"gradient's maps survive randomisation, so the test cannot tell methods apart.",
+        UNDEFINED: f"no verdict about {name}: its similarity is undefined at every stage.",
+    }[verdict]
