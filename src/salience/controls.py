@@ -1,4 +1,4 @@
-"""Maps that a method's maps are held against: what a network's weights cannot change, and chance."""
+"""Maps that a method's maps are held against: what no weight can change, and chance."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from salience.errors import expected, unknown
 from salience.memory import in_parts
-from salience.methods import Method, find, methods as registry
+from salience.methods import Method, find
+from salience.methods import methods as registry
 from salience.sites import Weights
 from salience.tape import check_input, check_model, check_output, run_pass
 from salience.targets import Target, rows_of
@@ -54,7 +55,7 @@ def explain(
     Errors: SalienceError, as for `salience.record` and `Tape.explain`.
 
     >>> import torch, salience
-    >>> maps = salience.explain(torch.nn.Linear(3, 2), torch.ones(4, 3), ["gradient"])
+    >>> maps = salience.explain(torch.nn.Linear(3, 2).eval(), torch.ones(4, 3), ["gradient"])
     >>> maps["gradient"].shape
     torch.Size([4, 3])
     """
@@ -71,7 +72,9 @@ def explain(
     with _bar(progress, x, len(chosen)) as bar:
         for batch, first, total in _batches(x):
 
-            def run(part: slice, batch: Tensor = batch, first: int = first, total: Any = total) -> Maps:
+            def run(
+                part: slice, batch: Tensor = batch, first: int = first, total: Any = total
+            ) -> Maps:
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, batch[part])
                 check_input(model, here)

@@ -59,7 +59,7 @@ def load_model(
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise expected(f"a device that this machine has, like 'cpu'", f"{device!r} ({error})",
+        raise expected("a device that this machine has, like 'cpu'", f"{device!r} ({error})",
                        "Choose another --device.") from None  # fmt: skip
 
 

@@ -30,9 +30,7 @@ def _in_copies(target: Scalar, batch: int) -> Scalar:
     return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
 
 
-def smoothgrad(
-    tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: float
-) -> Tensor:
+def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: float) -> Tensor:
     """Mean over n draws of the base method's map at x + s e, s = noise (max x - min x) per sample.
 
     All samples share the draws e, so that a map does not depend on what else is in the batch; they

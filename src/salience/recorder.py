@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,9 +24,17 @@ from torch.overrides import TorchFunctionMode
 from salience import ops
 from salience.sites import BatchNormSite, ElementSite, LinearSite, Walk, Weights
 from salience.trace import (
-    Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map,
+    Operation,
+    Ref,
+    Site,
+    Trace,
+    leaves,
+    make_site,
+    run_operation,
+    tree_map,
 )  # fmt: skip
 
+_NN: Any = torch._C._nn  # type: ignore[attr-defined]  # activations that are not methods
 _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, number of the value)
 
 
@@ -122,7 +130,11 @@ class Recorder(TorchFunctionMode):
     # -- calls ------------------------------------------------------------------------------------
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if ops.is_python(func) and func not in self._expanding[-1:]:
@@ -182,7 +194,7 @@ class Recorder(TorchFunctionMode):
         """The result of an in-place call, with its target left as it was."""
         if name == "relu_" and self._may_overwrite(args[0]):
             return self._apply(torch.relu_, "relu", args, kwargs)
-        pure = getattr(torch.Tensor, name[:-1], None) or getattr(torch._C._nn, name[:-1], None)
+        pure = getattr(torch.Tensor, name[:-1], None) or getattr(_NN, name[:-1], None)
         if pure is not None and not name.startswith("__"):
             return self._apply(pure, name[:-1], args, kwargs)
 
@@ -328,7 +340,7 @@ def _separate(site: LinearSite | BatchNormSite, z: Tensor | None) -> None:
     site.keep(z)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _past_dispatch(func: types.FunctionType) -> types.FunctionType:
     """A Python torch function that does not hand its call over to a mode again."""
     never = dict.fromkeys(_DISPATCH_CHECKS, _false)

@@ -6,10 +6,7 @@ trained network. Stages share one recorded pass: what randomisation left alone i
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +15,12 @@ from torch import Tensor, nn
 
 from salience import controls as control
 from salience.cascade import Recipe, cascade, ordered_stages
-from salience.errors import SalienceError, expected, unknown
+from salience.errors import expected, unknown
 from salience.explaining import choose
 from salience.memory import in_parts
-from salience.methods import Method, methods as registry
+from salience.methods import Method
+from salience.methods import methods as registry
+from salience.provenance import provenance
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape, check_input, check_model, check_output, run_pass
 from salience.targets import Target, resolve, rows_of
@@ -112,7 +111,7 @@ def randomization_test(
             return study.run(x[part], part.start, wanted, retarget, bar.update)
 
         results = [result for _, result in in_parts(run, len(x), size)]
-    return study.dataset(results, {**options, **_provenance(model, x)})
+    return study.dataset(results, {**options, **provenance(model, x)})
 
 
 def _chosen(methods: Any, controls: bool) -> list[Method]:
@@ -164,6 +163,7 @@ class _Study:
         self.model, self.recipe, self.methods = model, recipe, methods
         self.scores: dict[str, Similarity] = {name: similarities[name] for name in scores}
         self.repeats, self.controls, self.parameters = repeats, controls, parameters
+        self.fixed: list[str] = []  # controls
         self.scored: list[int] = []
         self.stage_names: list[str] = []
         self.places: list[int] = []
@@ -173,6 +173,8 @@ class _Study:
 
     def plan(self, x: Tensor, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
+        if self.controls:
+            self.fixed = [*control.unchanging(x[:1]), "random_map"]
         tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
         check_output(tape)
         found = ordered_stages(tape, self.recipe.order)
@@ -180,7 +182,9 @@ class _Study:
             stages = len(found)
         if not isinstance(stages, int) or not 1 <= stages <= len(found):
             got = f"{stages!r} (the network has {len(found)})"
-            raise expected('"all" or a number of stages', got, "Score at most as many as there are.")
+            raise expected(
+                '"all" or a number of stages', got, "Score at most as many as there are."
+            )
         even = np.linspace(0, len(found) - 1, stages + 1)[1:] if stages < len(found) else None
         self.scored = list(range(len(found))) if even is None else sorted({round(i) for i in even})
         self.stage_names = [found[i][1].name for i in self.scored]
@@ -197,7 +201,7 @@ class _Study:
         check_output(tape)
         fixed: Target = target if retarget else resolve(target, tape.output)
         shape = (len(self.names), len(self.scored), self.repeats, len(x))
-        results = {score: np.full(shape, np.nan) for score in self.scores}
+        results: _Scores = {score: np.full(shape, np.nan) for score in self.scores}
         for name in ("between_random", "other_inputs"):
             results[name] = np.full((len(self.names), self.repeats, len(x)), np.nan)
         trained = self._maps(tape, fixed)
@@ -225,8 +229,7 @@ class _Study:
     @property
     def names(self) -> list[str]:
         """Methods, then controls."""
-        extra = ["input", "edges", "random_map"] if self.controls else []
-        return [method.name for method in self.methods] + extra
+        return [method.name for method in self.methods] + self.fixed
 
     def _maps(self, tape: Tape, target: Target) -> dict[str, Tensor]:
         return {
@@ -284,13 +287,11 @@ class _Study:
         other = joined.pop("other_inputs")[:, 0]
         between = joined.pop("between_random")
         dims = ("method", "stage", "repeat", "sample")
-        data = {name: (dims, values) for name, values in joined.items()}
+        data: dict[str, Any] = {name: (dims, values) for name, values in joined.items()}
         data["between_random"] = (("method", "repeat", "sample"), between)
         data["other_inputs"] = (("method", "sample"), other)
         samples = other.shape[-1]
-        constant = [
-            int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names
-        ]
+        constant = [int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names]
         coordinates = {
             "method": self.names,
             "stage": self.stage_names,
@@ -312,27 +313,3 @@ class _Study:
     def _roles(self) -> list[str]:
         fixed = {"input": control.NEGATIVE, "edges": control.NEGATIVE, "random_map": control.FLOOR}
         return [fixed.get(name, "method") for name in self.names]
-
-
-def fingerprint(model: Callable[..., Any]) -> str:
-    """SHA-256 of a module's parameters and buffers: names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()) if isinstance(model, nn.Module) else ():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _provenance(model: Callable[..., Any], x: Tensor) -> dict[str, str]:
-    data = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return {
-        "model": type(model).__name__,
-        "model_fingerprint": fingerprint(model),
-        "data_fingerprint": hashlib.sha256(data).hexdigest(),
-        "data_shape": str(tuple(x.shape)),
-        "dtype": str(x.dtype),
-        "device": str(x.device),
-        "salience": version("salience"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

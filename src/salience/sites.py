@@ -317,8 +317,9 @@ class LinearMap:
             else:
                 negative = self.weight_part("-")
                 self._responses["+"] = linear_response(
-                    lambda a: self.call(a.clamp(min=0), positive)
-                    + self.call(a.clamp(max=0), negative),
+                    lambda a: (
+                        self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
+                    ),
                     self.a,
                 )
         return self._responses["+"]

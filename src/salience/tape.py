@@ -25,7 +25,7 @@ class CoverageRow(NamedTuple):
 
     operation: str
     kind: str
-    count: int
+    calls: int
     treatment: str  # the rule's name, "autograd" or "not covered"
 
 
@@ -38,7 +38,7 @@ class Coverage(list[CoverageRow]):
         return [row.operation for row in self if row.treatment == "not covered"]
 
     def __str__(self) -> str:
-        head = CoverageRow("operation", "kind", "count", "treatment")  # type: ignore[arg-type]
+        head = ("operation", "kind", "calls", "treatment")
         rows = [[str(cell) for cell in row] for row in (head, *self)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
@@ -79,8 +79,8 @@ class Tape:
         found = find(method)
         counts = Counter((op.name, op.kind) for op in self.trace.operations if op.depends)
         return Coverage(
-            CoverageRow(name, kind, count, found.treatment(kind) or "not covered")
-            for (name, kind), count in counts.items()
+            CoverageRow(name, kind, calls, found.treatment(kind) or "not covered")
+            for (name, kind), calls in counts.items()
         )
 
     def explain(
@@ -110,7 +110,7 @@ class Tape:
         for an operation that the method does not cover.
 
         >>> import torch, salience
-        >>> tape = salience.record(torch.nn.Linear(3, 2), torch.ones(1, 3))
+        >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
         >>> tape.explain("gradient", target=1).shape
         torch.Size([1, 3])
         """
@@ -247,7 +247,7 @@ def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = N
     floating-point batch, an output without a batch dimension or that does not depend on the input.
 
     >>> import torch, salience
-    >>> tape = salience.record(torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.ones(1, 3))
+    >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
     >>> tape.output.shape
     torch.Size([1, 2])
     """

@@ -25,11 +25,12 @@ def select_output(outputs: Any, part: str | int | None) -> Tensor:
     Errors: several tensors and no part named; a part that is not there; not a float tensor.
     """
     if isinstance(outputs, Mapping):
-        names: list[Any] = [key for key in outputs if isinstance(outputs[key], Tensor)]
+        parts = {key: item for key, item in outputs.items() if isinstance(item, Tensor)}
     elif isinstance(outputs, list | tuple):
-        names = [i for i, item in enumerate(outputs) if isinstance(item, Tensor)]
+        parts = {i: item for i, item in enumerate(outputs) if isinstance(item, Tensor)}
     else:
         return _floating(outputs)
+    names = list(parts)
     if part is None and len(names) == 1:
         part = names[0]
     if part is None:
@@ -39,7 +40,7 @@ def select_output(outputs: Any, part: str | int | None) -> Tensor:
         )  # fmt: skip
     if part not in names:
         raise unknown("output part", part, map(str, names))
-    return _floating(outputs[part])
+    return _floating(parts[part])
 
 
 def _floating(output: Any) -> Tensor:
@@ -59,7 +60,7 @@ def resolve(target: Target, output: Tensor) -> Scalar:
     noisy and interpolated passes explain the same class.
     """
     if callable(target):
-        return _checked(target, output)
+        return _checked(target)
     if isinstance(target, str):
         if target != "argmax":
             raise unknown("target", target, ["argmax"])
@@ -170,7 +171,7 @@ def _mask(mask: Tensor, output: Tensor) -> Scalar:
     return lambda out: (out * weights).flatten(1).sum(1) if out.ndim > 1 else out * weights
 
 
-def _checked(function: Scalar, output: Tensor) -> Scalar:
+def _checked(function: Callable[..., object]) -> Scalar:
     def scalar(out: Tensor) -> Tensor:
         values = function(out)
         if not isinstance(values, Tensor) or values.shape != out.shape[:1]:

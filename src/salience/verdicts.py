@@ -84,7 +84,7 @@ def verdicts(
     >>> data = salience.randomization_test(
     ...     net.eval(), torch.randn(3, 6), "gradient", repeats=2, progress=False)
     >>> list(salience.verdicts(data))
-    ['gradient', 'input', 'edges', 'random_map']
+    ['gradient', 'input', 'random_map']
     """
     if score not in dataset:
         raise unknown("score of this dataset", score, [str(name) for name in dataset.data_vars])
@@ -177,7 +177,11 @@ def judge(low: float, high: float, thresholds: Sequence[float]) -> str:
 
 
 def _sentence(
-    name: str, verdict: str, retention: float, interval: tuple[float, float], limits: Sequence[float]
+    name: str,
+    verdict: str,
+    retention: float,
+    interval: tuple[float, float],
+    limits: Sequence[float],
 ) -> str:
     kept = f"retention {retention:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
     return {

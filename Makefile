@@ -1,0 +1,38 @@
+# The whole dev loop: make install, demo, test, lint, bench (and lensing, imagenet, the longer examples).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install demo imagenet test lint bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt requirements-demo.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,lensing]'
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-demo.txt
+	touch $@
+
+demo: install
+	$(BIN)/python examples/weak_lensing/study.py
+
+imagenet: install
+	$(BIN)/python examples/imagenet/demo.py
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: install
+	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python -m pytest -q -m bench tests
+	$(BIN)/python benchmarks/methods.py
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache
