@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, unknown
+from salience.linear import Weights
 from salience.randomize import Stage, random_weights, stages_of
 from salience.replay import can_replay, replay
-from salience.sites import Weights
 from salience.tape import Tape, run_pass
 from salience.trace import Operation
 

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience.checks import check_input, check_model, check_output
 from salience.errors import expected, unknown
+from salience.linear import Weights
 from salience.memory import in_parts
 from salience.methods import Method, find
 from salience.methods import methods as registry
-from salience.sites import Weights
-from salience.tape import check_input, check_model, check_output, run_pass
+from salience.tape import run_pass
 from salience.targets import Target, rows_of
 
+SAMPLES_PER_PASS = 16
 ERRORS = ("conservation_error", "completeness_error")
 Maps = dict[str, Tensor]
 
@@ -41,7 +43,7 @@ def explain(
                 (inputs, labels) the first part is used); batches go to the model's device
     methods     names in `salience.methods`; all of them by default
     target      which scalar of the output: see `salience.targets`; lists count over all samples
-    batch_size  samples per recorded pass (default: all of a tensor, or the iterable's own
+    batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
                 batches); halved when memory runs out, with the same result
     seed        of the random draws of SmoothGrad
     output      which part to explain where the model returns a tuple or a dict
@@ -79,7 +81,7 @@ def explain(
                 here = _to_model(model, batch[part])
                 check_input(model, here)
                 tape = run_pass(model, here, output, weights)
-                check_output(tape)
+                check_output(tape.x, tape.output, tape.depends_on_input)
                 wanted = rows_of(target, rows, total)
                 maps = {}
                 for method in chosen:
@@ -90,7 +92,7 @@ def explain(
                 bar.update(len(here))
                 return {name: _moved(m, batch.device) for name, m in maps.items()}
 
-            size = batch_size or max(1, len(batch))
+            size = batch_size or (len(batch) if total is None else SAMPLES_PER_PASS)
             results.extend(maps for _, maps in in_parts(run, max(1, len(batch)), size))
     if not results:
         raise expected("at least one batch", "an iterable without any", "Is it used up already?")

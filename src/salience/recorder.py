@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import ops
-from salience.sites import BatchNormSite, ElementSite, LinearSite, Walk, Weights
+from salience.expansion import past_dispatch
+from salience.linear import Weights
+from salience.sites import BatchNormSite, LinearSite, Walk, join, separate
 from salience.trace import (
     Operation,
     Ref,
@@ -152,7 +153,7 @@ class Recorder(TorchFunctionMode):
         self._expanding.append(func)
         try:
             with self:
-                return _past_dispatch(func)(*args, **kwargs)
+                return past_dispatch(func)(*args, **kwargs)
         finally:
             self._expanding.pop()
 
@@ -293,7 +294,7 @@ class Recorder(TorchFunctionMode):
                 if index not in self._consumed:
                     join(site, reader)
                 else:
-                    _separate(site, tensor.detach())
+                    separate(site, tensor.detach())
                     if self.kept is not None:
                         self.kept[index] = tensor
             self._consumed.add(index)
@@ -305,7 +306,7 @@ class Recorder(TorchFunctionMode):
         if self.trace.opaque:  # an unseen function may have read anything
             for operation in self.trace.operations:
                 if isinstance(operation.site, LinearSite | BatchNormSite):
-                    _separate(operation.site, None)
+                    separate(operation.site, None)
         self._replaced.clear()
         return outputs
 
@@ -314,50 +315,6 @@ def _base(view: Tensor) -> Tensor:
     base = view._base
     assert base is not None
     return base
-
-
-def join(site: LinearSite | BatchNormSite, reader: Site | None) -> None:
-    """The first reader of a linear map's output."""
-    if isinstance(site, LinearSite) and isinstance(reader, BatchNormSite):
-        fold = site.fold_scale(reader.scale, site.z.ndim)
-        if fold is None:
-            return
-        site.folded, site.fold, reader.folded = reader, fold, True
-    elif isinstance(reader, ElementSite) and reader.kind == "relu":
-        site.rectified = reader
-    else:
-        return
-    site.keep(None)
-
-
-def _separate(site: LinearSite | BatchNormSite, z: Tensor | None) -> None:
-    """A second reader of a linear map's output z, which is recomputed on demand if not given."""
-    if isinstance(site, LinearSite) and site.folded is not None:
-        norm, site.folded = site.folded, None
-        norm.folded = False
-        norm.a, norm.source = z, site
-    site.rectified = None
-    site.keep(z)
-
-
-@cache
-def _past_dispatch(func: types.FunctionType) -> types.FunctionType:
-    """A Python torch function that does not hand its call over to a mode again."""
-    never = dict.fromkeys(_DISPATCH_CHECKS, _false)
-    body = types.FunctionType(
-        func.__code__, func.__globals__ | never, func.__name__, func.__defaults__, func.__closure__
-    )
-    body.__kwdefaults__ = func.__kwdefaults__
-    return body
-
-
-_DISPATCH_CHECKS = (
-    "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic",
-)  # fmt: skip
-
-
-def _false(*_: Any) -> bool:
-    return False
 
 
 def _restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:

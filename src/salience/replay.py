@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from salience.errors import SalienceError
-from salience.recorder import join
-from salience.sites import BatchNormSite, LinearSite, Weights
+from salience.linear import Weights
+from salience.sites import BatchNormSite, LinearSite, join
 from salience.tape import Tape
 from salience.trace import Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map
 

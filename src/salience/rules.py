@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience.sites import ElementSite, LinearMap, linear_response
+from salience.linear import LinearMap, linear_response
+from salience.sites import ElementSite
 
 
 def guided(site: ElementSite, m: Tensor) -> Tensor:

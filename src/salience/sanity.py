@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from salience import controls as control
 from salience.cascade import Recipe, cascade, ordered_stages
+from salience.checks import check_input, check_model, check_output
 from salience.errors import expected, unknown
 from salience.explaining import choose
 from salience.memory import in_parts
@@ -22,7 +23,7 @@ from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance
 from salience.similarity import Similarity, similarities
-from salience.tape import Tape, check_input, check_model, check_output, run_pass
+from salience.tape import Tape, run_pass
 from salience.targets import Target, resolve, rows_of
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class _Study:
         if self.controls:
             self.fixed = [*control.unchanging(x[:1]), "random_map"]
         tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
-        check_output(tape)
+        check_output(tape.x, tape.output, tape.depends_on_input)
         found = ordered_stages(tape, self.recipe.order)
         if stages == "all":
             stages = len(found)
@@ -198,7 +199,7 @@ class _Study:
     ) -> _Scores:
         """All scores of one batch: arrays (method, stage, repeat, sample)."""
         tape = run_pass(self.model, x, self.recipe.output, keep=True)
-        check_output(tape)
+        check_output(tape.x, tape.output, tape.depends_on_input)
         fixed: Target = target if retarget else resolve(target, tape.output)
         shape = (len(self.names), len(self.scored), self.repeats, len(x))
         results: _Scores = {score: np.full(shape, np.nan) for score in self.scores}

@@ -14,13 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
-Backward = Callable[[Tensor], Tensor]
-Rule = Callable[..., Tensor]
-# What was computed from activations once and serves every rule; no reference back to its site, so
-# that a dropped tape is freed at once.
-Responses = dict[str, tuple[Tensor, Backward]]
+from salience.linear import Backward, LinearMap, Responses, Weights, linear_response
 
 
 class Walk:
@@ -33,48 +28,6 @@ class Walk:
 
     def reset(self) -> None:
         self.rules, self.input_rule, self.relevance = {}, None, []
-
-
-class Weights:
-    """Parameters cut off from autograd, and everything derived from them alone.
-
-    Shared by the tapes of one study, so that W+ is computed once per weight and version.
-    """
-
-    def __init__(self) -> None:
-        self._frozen: dict[int, tuple[Tensor, int, Tensor]] = {}
-        self._derived: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
-
-    def frozen(self, parameter: Tensor) -> Tensor:
-        """The parameter without its gradient; the same object as long as it is not changed."""
-        known = self._frozen.get(id(parameter))
-        if known is not None and known[1] == parameter._version:
-            return known[2]
-        if known is not None:
-            self._derived.clear()
-        frozen = parameter.detach()
-        self._frozen[id(parameter)] = (parameter, parameter._version, frozen)
-        return frozen
-
-    def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-        """function(*sources), computed once for these sources."""
-        key = (name, *map(id, sources))
-        if key not in self._derived:  # the sources are kept, so that no id is given twice
-            self._derived[key] = (function(*sources), *sources)
-        return self._derived[key][0]
-
-
-def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
-    """function(a) of a linear function, and its transpose."""
-    leaf = a.detach().requires_grad_()
-    with torch.enable_grad():
-        response = function(leaf)
-    edge = get_gradient_edge(response)
-
-    def transpose(m: Tensor) -> Tensor:
-        return torch.autograd.grad(edge, leaf, m, retain_graph=True)[0]
-
-    return response.detach(), transpose
 
 
 class Ruled(torch.autograd.Function):
@@ -124,15 +77,15 @@ class BatchNormSite:
 
     kind = "batch_norm"
 
-    def __init__(self, walk: Walk, weights: Weights, args: tuple[Any, ...]) -> None:
-        self.walk, self._weights, self._args = walk, weights, args
+    def __init__(self, walk: Walk, weights: Weights, rest: tuple[Any, ...]) -> None:
+        self.walk, self._weights, self._rest = walk, weights, rest
         self.folded: bool = False  # into the linear map before it
         self.a: Tensor | None = None  # kept where the BatchNorm stands alone
         self.source: LinearSite | None = None  # recomputes a
         self.rectified: ElementSite | None = None  # the ReLU that alone reads z
         self._z: Tensor | None = None
         self._responses: Responses = {}
-        _, weight, bias, mean, variance, _, _, epsilon = args[:8]
+        weight, bias, mean, variance, _, _, epsilon = rest[:7]
 
         def scale_of(variance: Tensor, *weight: Tensor) -> Tensor:
             inverse = (variance + epsilon).rsqrt()
@@ -151,7 +104,7 @@ class BatchNormSite:
     def forward(self, a: Tensor) -> Tensor:
         if not self.folded:
             self.a = a.detach()
-        self._z = torch.batch_norm(a.detach(), *self._args[1:])
+        self._z = torch.batch_norm(a.detach(), *self._rest)
         return self._z.detach()
 
     @property
@@ -159,7 +112,7 @@ class BatchNormSite:
         if self.rectified is not None and "relu" not in self.walk.rules:
             return self.rectified.y  # m is 0 where it differs from z
         if self._z is None:
-            self._z = torch.batch_norm(self.input(), *self._args[1:])
+            self._z = torch.batch_norm(self.input(), *self._rest)
         return self._z
 
     def keep(self, z: Tensor | None) -> None:
@@ -269,57 +222,25 @@ class LinearSite:
         return self._transpose(m) if rule is None else rule(self.linear_map(), m)
 
 
-class LinearMap:
-    """z = W a + b as rules see it: responses and transposes of W and of its sign-split parts."""
+def join(site: LinearSite | BatchNormSite, reader: object) -> None:
+    """The first reader of a linear map's output."""
+    if isinstance(site, LinearSite) and isinstance(reader, BatchNormSite):
+        fold = site.fold_scale(reader.scale, site.z.ndim)
+        if fold is None:
+            return
+        site.folded, site.fold, reader.folded = reader, fold, True
+    elif isinstance(reader, ElementSite) and reader.kind == "relu":
+        site.rectified = reader
+    else:
+        return
+    site.keep(None)
 
-    def __init__(
-        self,
-        a: Tensor,
-        z: Callable[[], Tensor],
-        call: Callable[[Tensor, Tensor], Tensor],
-        weight: Tensor,
-        bias: Tensor | None,
-        transpose: Backward,
-        weights: Weights,
-        responses: Responses,
-    ) -> None:
-        self.a, self._z, self.call = a, z, call
-        self.weight, self.bias = weight, bias
-        self.transpose = transpose  # m -> W^T m
-        self._weights, self._responses = weights, responses
 
-    @property
-    def z(self) -> Tensor:
-        """The output; where a ReLU alone reads it, its rectified value (m is 0 elsewhere)."""
-        return self._z()
-
-    def weight_part(self, sign: str) -> Tensor:
-        """W+ or W-."""
-        limit = {"min": 0} if sign == "+" else {"max": 0}
-        return self._weights.derive(f"W{sign}", lambda w: w.clamp(**limit), self.weight)
-
-    def bias_part(self, sign: str) -> Tensor | float:
-        """b+ or b-, in a shape that adds to z; 0 without a bias."""
-        if self.bias is None:
-            return 0.0
-        part = self.bias.clamp(min=0) if sign == "+" else self.bias.clamp(max=0)
-        z = self.z
-        if part.ndim == 1 and z.ndim > 2 and part.numel() == z.shape[1] and self.weight.ndim != 2:
-            part = part.view(1, -1, *(1,) * (z.ndim - 2))
-        return part.to(z.dtype)
-
-    def positive(self) -> tuple[Tensor, Backward]:
-        """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
-        if "+" not in self._responses:
-            positive = self.weight_part("+")
-            if bool((self.a >= 0).all()):
-                self._responses["+"] = linear_response(lambda a: self.call(a, positive), self.a)
-            else:
-                negative = self.weight_part("-")
-                self._responses["+"] = linear_response(
-                    lambda a: (
-                        self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
-                    ),
-                    self.a,
-                )
-        return self._responses["+"]
+def separate(site: LinearSite | BatchNormSite, z: Tensor | None) -> None:
+    """A second reader of a linear map's output z, which is recomputed on demand if not given."""
+    if isinstance(site, LinearSite) and site.folded is not None:
+        norm, site.folded = site.folded, None
+        norm.folded = False
+        norm.a, norm.source = z, site
+    site.rectified = None
+    site.keep(z)

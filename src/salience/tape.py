@@ -9,14 +9,16 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from salience import targets
+from salience.checks import check_input, check_model, check_output
 from salience.errors import SalienceWarning, expected
+from salience.linear import Weights
 from salience.methods import Method, bind, find
 from salience.pullback import bounds_at, to_input
 from salience.recorder import Recorder
-from salience.sites import LinearSite, Walk, Weights
+from salience.sites import LinearSite, Walk
 from salience.trace import Trace
 
 
@@ -254,61 +256,5 @@ def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = N
     check_model(model)
     check_input(model, x)
     tape = run_pass(model, x, output)
-    check_output(tape)
+    check_output(tape.x, tape.output, tape.depends_on_input)
     return tape
-
-
-def check_model(model: Callable[..., Any]) -> None:
-    """Raise unless the model is callable and in eval mode."""
-    if not callable(model):
-        raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
-    if isinstance(model, nn.Module):
-        training = [name or "the model" for name, m in model.named_modules() if m.training]
-        if training:
-            raise expected(
-                "a model in eval mode", f"training mode in {', '.join(training[:3])}",
-                "Call model.eval() first: dropout and batch statistics have no fixed map.",
-            )  # fmt: skip
-
-
-def check_input(model: Callable[..., Any], x: Any) -> None:
-    """Raise unless x is a finite floating-point batch on the model's device and of its dtype."""
-    if not isinstance(x, Tensor):
-        raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
-    if not x.is_floating_point():
-        raise expected(
-            "a floating-point input", f"{x.dtype}",
-            "Integers have no gradient: convert with x.float(), or explain the embedding.",
-        )  # fmt: skip
-    if x.ndim < 2:
-        raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
-    if not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x)).sum())
-        raise expected("finite input", f"{bad} NaN or infinite values", "Replace or mask them.")
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if parameter is None:
-        return
-    if parameter.device != x.device:
-        cure = f"Move it: x.to({str(parameter.device)!r})."
-        raise expected(f"input on the model's device {parameter.device}", f"{x.device}", cure)
-    if parameter.is_floating_point() and parameter.dtype != x.dtype:
-        cure = f"Convert one of them, for example x.to({parameter.dtype})."
-        raise expected(f"input of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
-
-
-def check_output(tape: Tape) -> None:
-    """Raise unless the output is a finite batch that depends on the input."""
-    output = tape.output
-    if output.ndim == 0 or len(output) != len(tape.x):
-        raise expected(
-            f"one output per sample, ({len(tape.x)}, ...)", f"an output {tuple(output.shape)}",
-            "The model must keep the batch dimension first.",
-        )  # fmt: skip
-    if not tape.depends_on_input:
-        raise expected(
-            "an output that depends on the input", "one that autograd cannot trace to it",
-            "Look for detach(), no_grad(), .data or integer operations in the model's forward.",
-        )  # fmt: skip
-    if not bool(torch.isfinite(output).all()):
-        cure = "Check the weights and the scale of the input."
-        raise expected("a finite output", "NaN or infinite values", cure)

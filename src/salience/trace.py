@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salience.linear import Weights
 from salience.ops import Slots, fold_scale
-from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk, Weights
+from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk
 
 Site = LinearSite | BatchNormSite | ElementSite
 
@@ -102,11 +103,12 @@ def make_site(
         site.fold_scale = partial(fold_scale, operation.name, slots, weight)
         return site
     if operation.kind == "batch_norm":
-        return BatchNormSite(walk, weights, args)
+        return BatchNormSite(walk, weights, args[1:])
     if operation.kind in ("relu", "bounded_relu", "activation"):
+        rest = args[1:]  # without the input, whose graph would lead back to the site
 
         def of_first(x: Tensor) -> Tensor:
-            return function(x, *args[1:], **kwargs)
+            return function(x, *rest, **kwargs)
 
         return ElementSite(walk, operation.kind, of_first, operation.kind != "relu")
     return None

@@ -1,0 +1,113 @@
+"""Linear maps z = W a + b as rules see them, and what derives from weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+Backward = Callable[[Tensor], Tensor]
+# What was computed from activations once and serves every rule; no reference back to its site, so
+# that a dropped tape is freed at once.
+Responses = dict[str, tuple[Tensor, Backward]]
+
+
+class Weights:
+    """Parameters cut off from autograd, and everything derived from them alone.
+
+    Shared by the tapes of one study, so that W+ is computed once per weight and version.
+    """
+
+    def __init__(self) -> None:
+        self._frozen: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._derived: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def frozen(self, parameter: Tensor) -> Tensor:
+        """The parameter without its gradient; the same object as long as it is not changed."""
+        known = self._frozen.get(id(parameter))
+        if known is not None and known[1] == parameter._version:
+            return known[2]
+        if known is not None:
+            self._derived.clear()
+        frozen = parameter.detach()
+        self._frozen[id(parameter)] = (parameter, parameter._version, frozen)
+        return frozen
+
+    def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """function(*sources), computed once for these sources."""
+        key = (name, *map(id, sources))
+        if key not in self._derived:  # the sources are kept, so that no id is given twice
+            self._derived[key] = (function(*sources), *sources)
+        return self._derived[key][0]
+
+
+def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
+    """function(a) of a linear function, and its transpose."""
+    leaf = a.detach().requires_grad_()
+    with torch.enable_grad():
+        response = function(leaf)
+    edge = get_gradient_edge(response)
+
+    def transpose(m: Tensor) -> Tensor:
+        return torch.autograd.grad(edge, leaf, m, retain_graph=True)[0]
+
+    return response.detach(), transpose
+
+
+class LinearMap:
+    """z = W a + b as rules see it: responses and transposes of W and of its sign-split parts."""
+
+    def __init__(
+        self,
+        a: Tensor,
+        z: Callable[[], Tensor],
+        call: Callable[[Tensor, Tensor], Tensor],
+        weight: Tensor,
+        bias: Tensor | None,
+        transpose: Backward,
+        weights: Weights,
+        responses: Responses,
+    ) -> None:
+        self.a, self._z, self.call = a, z, call
+        self.weight, self.bias = weight, bias
+        self.transpose = transpose  # m -> W^T m
+        self._weights, self._responses = weights, responses
+
+    @property
+    def z(self) -> Tensor:
+        """The output; where a ReLU alone reads it, its rectified value (m is 0 elsewhere)."""
+        return self._z()
+
+    def weight_part(self, sign: str) -> Tensor:
+        """W+ or W-."""
+        limit = {"min": 0} if sign == "+" else {"max": 0}
+        return self._weights.derive(f"W{sign}", lambda w: w.clamp(**limit), self.weight)
+
+    def bias_part(self, sign: str) -> Tensor | float:
+        """b+ or b-, in a shape that adds to z; 0 without a bias."""
+        if self.bias is None:
+            return 0.0
+        part = self.bias.clamp(min=0) if sign == "+" else self.bias.clamp(max=0)
+        z = self.z
+        if part.ndim == 1 and z.ndim > 2 and part.numel() == z.shape[1] and self.weight.ndim != 2:
+            part = part.view(1, -1, *(1,) * (z.ndim - 2))
+        return part.to(z.dtype)
+
+    def positive(self) -> tuple[Tensor, Backward]:
+        """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
+        if "+" not in self._responses:
+            positive = self.weight_part("+")
+            if bool((self.a >= 0).all()):
+                self._responses["+"] = linear_response(lambda a: self.call(a, positive), self.a)
+            else:
+                negative = self.weight_part("-")
+                self._responses["+"] = linear_response(
+                    lambda a: (
+                        self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
+                    ),
+                    self.a,
+                )
+        return self._responses["+"]
