@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ class Weights:
 
     def __init__(self) -> None:
         self._frozen: dict[int, tuple[Tensor, int, Tensor]] = {}
-        self._derived: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self._derived: dict[tuple[Any, ...], tuple[Tensor, list[Any]]] = {}
 
     def frozen(self, parameter: Tensor) -> Tensor:
         """The parameter without its gradient; the same object as long as it is not changed."""
@@ -37,10 +38,16 @@ class Weights:
         return frozen
 
     def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-        """function(*sources), computed once for these sources."""
+        """function(*sources), computed once for these sources and forgotten with them."""
         key = (name, *map(id, sources))
-        if key not in self._derived:  # the sources are kept, so that no id is given twice
-            self._derived[key] = (function(*sources), *sources)
+        if key not in self._derived:
+            derived = self._derived
+
+            def forget(_: Any) -> None:
+                derived.pop(key, None)
+
+            alive = [weakref.ref(source, forget) for source in sources]
+            derived[key] = (function(*sources), alive)
         return self._derived[key][0]
 
 
@@ -68,13 +75,22 @@ class LinearMap:
         weight: Tensor,
         bias: Tensor | None,
         transpose: Backward,
+        scale: Tensor | None,
         weights: Weights,
         responses: Responses,
     ) -> None:
         self.a, self._z, self.call = a, z, call
         self.weight, self.bias = weight, bias
-        self.transpose = transpose  # m -> W^T m
+        self._transpose, self._scale = transpose, scale
         self._weights, self._responses = weights, responses
+
+    def transpose(self, m: Tensor) -> Tensor:
+        """W^T m"""
+        return self._transpose(m if self._scale is None else m * self._scale)
+
+    def transpose_(self, m: Tensor) -> Tensor:
+        """W^T m, where m may be overwritten."""
+        return self._transpose(m if self._scale is None else m.mul_(self._scale))
 
     @property
     def z(self) -> Tensor:
@@ -100,7 +116,7 @@ class LinearMap:
         """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
         if "+" not in self._responses:
             positive = self.weight_part("+")
-            if bool((self.a >= 0).all()):
+            if not self.a.numel() or bool(self.a.amin() >= 0):
                 self._responses["+"] = linear_response(lambda a: self.call(a, positive), self.a)
             else:
                 negative = self.weight_part("-")

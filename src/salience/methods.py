@@ -78,11 +78,29 @@ def bind(rule: Callable[..., Tensor], parameters: Mapping[str, Any]) -> Callable
     return partial(rule, **{name: parameters[name] for name in parameters if name in takes})
 
 
+def _whole(name: str, value: Any, default: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        cure = f"The default is {default}."
+        raise expected(f"{name}, a whole number of at least 1", repr(value), cure)
+
+
+def _at_least_0(name: str, value: Any, default: float) -> None:
+    if not isinstance(value, int | float) or not value >= 0:
+        raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
+
+
 def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
+    _whole("n", parameters["n"], 50)
+    _at_least_0("noise", parameters["noise"], 0.15)
     base = find(parameters["base"])
     if base.run is not None:
         single = [name for name, method in methods.items() if method.run is None]
         raise expected("a single-pass base method", base.name, f"Choose from {', '.join(single)}.")
+
+
+def _check_integrated_gradients(parameters: Mapping[str, Any]) -> None:
+    _whole("max_steps", parameters["max_steps"], 256)
+    _at_least_0("tol", parameters["tol"], 0.01)
 
 
 def _check_bounds(parameters: Mapping[str, Any]) -> None:
@@ -91,8 +109,7 @@ def _check_bounds(parameters: Mapping[str, Any]) -> None:
 
 
 def _check_eps(parameters: Mapping[str, Any]) -> None:
-    if not parameters["eps"] >= 0:
-        raise expected("eps >= 0", f"{parameters['eps']}", "The default is 1e-3.")
+    _at_least_0("eps", parameters["eps"], 1e-3)
 
 
 def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
@@ -125,6 +142,7 @@ _ALL = (
         "integrated_gradients", "(x - x0) times the mean gradient on the way from x0 to x",
         "Sundararajan 2017",
         parameters={"baseline": 0.0, "tol": 0.01, "max_steps": 256}, run=integrated_gradients,
+        check=_check_integrated_gradients,
     ),
     Method(
         "guided_backprop", "m [y > 0] [m > 0] at each ReLU", "Springenberg 2014",

@@ -36,10 +36,6 @@ def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: 
     All samples share the draws e, so that a map does not depend on what else is in the batch; they
     come from a CPU generator, so that it does not depend on the device either.
     """
-    if n < 1 or n != int(n):
-        raise expected("n, a whole number of draws, at least 1", repr(n), "The default is 50.")
-    if noise < 0:
-        raise expected("a noise scale of at least 0", repr(noise), "The default is 0.15.")
     x = tape.x
     flat = x.flatten(1)
     spread = noise * (flat.amax(1) - flat.amin(1)).view(-1, *(1,) * (x.ndim - 1))  # (B, 1, ...)
@@ -50,7 +46,9 @@ def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: 
     def part_sum(part: slice) -> Tensor:
         generator.set_state(states[part.start])
         count = part.stop - part.start
-        draws = [torch.randn(x.shape[1:], generator=generator) for _ in range(count)]
+        draws = [
+            torch.randn(x.shape[1:], generator=generator, dtype=torch.float32) for _ in range(count)
+        ]
         states[part.stop] = generator.get_state()
         steps = torch.stack(draws).to(x)[:, None] * spread  # (copies, B, ...)
         noisy = tape.again((x + steps).flatten(0, 1))
@@ -60,6 +58,10 @@ def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: 
     for _, maps in in_parts(part_sum, int(n), _copies_per_pass(x)):
         total += maps
     return total / n
+
+
+def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 def integrated_gradients(
@@ -113,5 +115,7 @@ def _mean_gradient(tape: Tape, target: Scalar, x0: Tensor, steps: int) -> Tensor
         maps = tape.again(between).explain("gradient", _in_copies(target, len(x)))
         return maps.unflatten(0, (part.stop - part.start, len(x))).sum(0)
 
-    parts = in_parts(part_sum, steps, _copies_per_pass(x))
-    return torch.stack([maps for _, maps in parts]).sum(0) / steps
+    total = torch.zeros_like(x)
+    for _, maps in in_parts(part_sum, steps, _copies_per_pass(x)):
+        total += maps
+    return total / steps

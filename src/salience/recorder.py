@@ -141,12 +141,19 @@ class Recorder(TorchFunctionMode):
         if ops.is_python(func) and func not in self._expanding[-1:]:
             return self._expand(func, args, kwargs)
         name = ops.operation_name(func)
-        if name in ops.QUERIES and not self._replaced:
-            return func(*args, **kwargs)
+        if name in ops.QUERIES or name in ops.READS:
+            return self._ask(func, name, args, kwargs)
         if ops.is_in_place(name) or kwargs.get("out") is not None:
             return self._write(func, name, args, kwargs)
         args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
         return self._apply(func, name, args, kwargs)
+
+    def _ask(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """A question about a tensor, which is no part of the computation."""
+        if self._replaced:
+            args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
+        self.trace.branches |= name in ops.READS and self.depends((args, kwargs))
+        return func(*args, **kwargs)
 
     def _expand(self, func: types.FunctionType, args: Any, kwargs: Any) -> Any:
         """Run the body of a Python function past its own dispatch, with its calls recorded."""
@@ -226,8 +233,7 @@ class Recorder(TorchFunctionMode):
         result = self._run(operation, operands)
         tensors = list(leaves(result, Tensor))
         picks = tuple(i for i, tensor in enumerate(tensors) if self.value(tensor) is None)
-        if not picks:  # a number, a shape, or one of the operands itself
-            self.trace.branches |= depends and name in ops.READS
+        if not picks:  # no tensor, or one of the operands itself
             return result
         operation.picks = picks
         operation.outputs = tuple(self._tag(tensors[i]) for i in picks)

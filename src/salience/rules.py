@@ -38,12 +38,12 @@ def epsilon(map: LinearMap, m: Tensor, eps: float) -> Tensor:
     if eps == 0:
         return map.transpose(m)
     denominator = map.z.abs().add_(eps)
-    return map.transpose(torch.addcdiv(m, m, denominator, value=-eps))
+    return map.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
 
 
-def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, 0 where the denominator is 0."""
-    return torch.div(numerator, denominator).nan_to_num_(0.0, 0.0, 0.0)
+def _divide_(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator, 0 where the denominator is 0; written into the denominator."""
+    return torch.div(numerator, denominator, out=denominator).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def alpha_beta(
@@ -55,18 +55,19 @@ def alpha_beta(
     P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is never needed.
     """
     z, (response, transpose) = map.z, map.positive()
-    positive = response + map.bias_part("+") if bias and map.bias is not None else response
-    share = _divide(z, positive).mul_(m)
+    biased = bias and map.bias is not None
+    positive = response + (map.bias_part("+") if biased else 0.0)  # a copy in any case
     if beta == 0:
+        share = _divide_(z, positive).mul_(m)
         return transpose(share if alpha == 1 else share.mul_(alpha))
     total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
     negative = total - positive
     # what rounding leaves of a sum without negative terms is not a denominator
     rounding = 64 * torch.finfo(z.dtype).eps
     negative.masked_fill_(negative >= positive * -rounding, 0)
-    negative_share = _divide(z, negative).mul_(m).mul_(beta)
-    share = share.mul_(alpha).add_(negative_share)
-    return transpose(share).sub_(map.transpose(negative_share))
+    lost = _divide_(z, negative).mul_(m).mul_(beta)
+    share = _divide_(z, positive).mul_(m).mul_(alpha).add_(lost)
+    return transpose(share).sub_(map.transpose_(lost))
 
 
 def z_plus(map: LinearMap, m: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def w_squared(map: LinearMap, m: Tensor) -> Tensor:
     """R_i = sum_j w_ij^2 / sum_i' w_i'j^2 R_j: an unbounded input (Montavon 2017)."""
     square = map.weight.square()
     total, transpose = linear_response(lambda a: map.call(a, square), torch.ones_like(map.a))
-    return transpose(_divide(map.z, total).mul_(m))
+    return transpose(_divide_(map.z, total).mul_(m))
 
 
 def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
@@ -90,7 +91,7 @@ def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
     high = torch.as_tensor(high, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
     above, upward = linear_response(lambda a: map.call(a, map.weight_part("+")), map.a - low)
     below, downward = linear_response(lambda a: map.call(a, map.weight_part("-")), map.a - high)
-    share = _divide(map.z, above.add_(below)).mul_(m)
+    share = _divide_(map.z, above.add_(below)).mul_(m)
     return (map.a - low) * upward(share) + (map.a - high) * downward(share)
 
 

@@ -126,6 +126,7 @@ class BatchNormSite:
         return self.a
 
     def per_channel(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values (C,) in a shape (1, C, 1, ...) that multiplies maps."""
         return values.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
 
     def transpose(self, m: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class BatchNormSite:
         """The diagonal linear map of a BatchNorm that is not folded."""
         return LinearMap(
             self.input(), lambda: self.z, lambda a, w: a * self.per_channel(w, a), self.scale,
-            self.shift, self.transpose, self._weights, self._responses,
+            self.shift, self.transpose, None, self._weights, self._responses,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor:
@@ -197,20 +198,21 @@ class LinearSite:
     def _own_map(self) -> LinearMap:
         return LinearMap(
             self.a, lambda: self.z, lambda a, w: self._call(a, w, None), self._weight, self._bias,
-            self._transpose, self._weights, self._responses,
+            self._transpose, None, self._weights, self._responses,
         )  # fmt: skip
 
     def _folded_map(self) -> LinearMap:
         norm, fold = self.folded, self.fold
         assert norm is not None and fold is not None
-        weight = self._weights.derive("fold", torch.mul, self._weight, fold)
+        weight = self._weights.derive(
+            "fold", lambda weight, _: weight * fold, self._weight, norm.scale
+        )
         bias = norm.shift
         if self._bias is not None:
             bias = self._weights.derive("bias", torch.addcmul, bias, self._bias, norm.scale)
         return LinearMap(
             self.a, lambda: norm.z, lambda a, w: self._call(a, w, None), weight, bias,
-            lambda m: self._transpose(norm.transpose(m)), self._weights,
-            self._responses,
+            self._transpose, norm.per_channel(norm.scale, self.a), self._weights, self._responses,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor | None:

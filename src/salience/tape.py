@@ -134,7 +134,8 @@ class Tape:
         return maps
 
     def _check(self, method: Method, parameters: dict[str, Any], strict: bool) -> None:
-        if strict and (uncovered := self.coverage(method).uncovered):
+        walked = find(parameters["base"]) if "base" in parameters else method
+        if strict and (uncovered := self.coverage(walked).uncovered):
             raise expected(
                 f"operations that {method.name} has rules for", ", ".join(uncovered),
                 "Use strict=False to pass them by plain autograd, or a gradient-type method.",

@@ -71,7 +71,7 @@ def leaves(tree: Any, kind: type) -> Iterator[Any]:
     elif isinstance(tree, list | tuple):
         for item in tree:
             yield from leaves(item, kind)
-    elif isinstance(tree, dict):
+    elif isinstance(tree, dict):  # and the dict-like outputs of model libraries
         for item in tree.values():
             yield from leaves(item, kind)
 
