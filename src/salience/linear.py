@@ -78,9 +78,12 @@ class LinearMap:
         scale: Tensor | None,
         weights: Weights,
         responses: Responses,
+        fold: tuple[Tensor, Tensor] | None = None,
+        channels: tuple[int, int] | None = None,
     ) -> None:
         self.a, self._z, self.call = a, z, call
-        self.weight, self.bias = weight, bias
+        self._weight, self.bias = weight, bias
+        self._fold, self._channels = fold, channels
         self._transpose, self._scale = transpose, scale
         self._weights, self._responses = weights, responses
 
@@ -97,10 +100,23 @@ class LinearMap:
         """The output; where a ReLU alone reads it, its rectified value (m is 0 elsewhere)."""
         return self._z()
 
+    @property
+    def weight(self) -> Tensor:
+        """W, with the scale of a folded BatchNorm."""
+        return self._of_weight("W", lambda w: w)
+
     def weight_part(self, sign: str) -> Tensor:
         """W+ or W-."""
-        limit = {"min": 0} if sign == "+" else {"max": 0}
-        return self._weights.derive(f"W{sign}", lambda w: w.clamp(**limit), self.weight)
+        if sign == "+":
+            return self._of_weight("W+", lambda w: w.clamp(min=0))
+        return self._of_weight("W-", lambda w: w.clamp(max=0))
+
+    def _of_weight(self, name: str, function: Backward) -> Tensor:
+        """A function of W, computed once for the weights."""
+        if self._fold is None:
+            return self._weights.derive(name, function, self._weight)
+        scale, factor = self._fold  # the factor is the scale (C,) in a shape that fits the weight
+        return self._weights.derive(name, lambda w, _: function(w * factor), self._weight, scale)
 
     def bias_part(self, sign: str) -> Tensor | float:
         """b+ or b-, in a shape that adds to z; 0 without a bias."""
@@ -115,15 +131,19 @@ class LinearMap:
     def positive(self) -> tuple[Tensor, Backward]:
         """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
         if "+" not in self._responses:
-            positive = self.weight_part("+")
-            if not self.a.numel() or bool(self.a.amin() >= 0):
-                self._responses["+"] = linear_response(lambda a: self.call(a, positive), self.a)
-            else:
-                negative = self.weight_part("-")
-                self._responses["+"] = linear_response(
-                    lambda a: (
-                        self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
-                    ),
-                    self.a,
-                )
+            self._responses["+"] = linear_response(self._positive_part(), self.a)
         return self._responses["+"]
+
+    def _positive_part(self) -> Backward:
+        """a -> W+ a+ + W- a-, as one call where a is not negative or the map can be widened."""
+        if not self.a.numel() or bool(self.a.amin() >= 0):
+            positive = self.weight_part("+")
+            return lambda a: self.call(a, positive)
+        if self._channels is None:
+            positive, negative = self.weight_part("+"), self.weight_part("-")
+            return lambda a: (
+                self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
+            )
+        along, summed = self._channels
+        both = self._of_weight("W+-", lambda w: torch.cat([w.clamp(min=0), w.clamp(max=0)], summed))
+        return lambda a: self.call(torch.cat([a.clamp(min=0), a.clamp(max=0)], along), both)

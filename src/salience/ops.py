@@ -158,6 +158,19 @@ def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> A
     return scale if slots.weight > slots.activation else None
 
 
+def channel_dims(
+    name: str, slots: Slots, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[int, int] | None:
+    """The dimensions of a and W that are summed over, if two maps can be one with more inputs."""
+    if name in _CONVOLUTIONS or name in _TRANSPOSED:
+        place = 6 if name in _CONVOLUTIONS[:3] else 8 if name == "convolution" else 6
+        groups = kwargs.get("groups", args[place] if len(args) > place else 1)
+        return ((1, 0) if name in _TRANSPOSED else (1, 1)) if groups == 1 else None
+    if name == "linear":
+        return (-1, 1)
+    return (-1, -2) if slots.weight > slots.activation and args[slots.weight].ndim > 1 else None
+
+
 def _relu_kind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """relu and bounded_relu under all the names that they have."""
     if name in ("relu", "relu6"):

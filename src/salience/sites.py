@@ -164,6 +164,7 @@ class LinearSite:
         self._call, self._weight, self._bias = call, weight, bias
         self.first = first  # no contraction upstream: the input layer
         self.source = 0  # the number of the value a
+        self.channels: tuple[int, int] | None = None  # the dimensions that are summed over
         self.folded: BatchNormSite | None = None
         self.fold: Tensor | None = None  # the BatchNorm's scale, in the shape of the weight
         self.fold_scale: Callable[[Tensor, int], Tensor | None] = lambda scale, ndim: None
@@ -193,26 +194,19 @@ class LinearSite:
 
     def linear_map(self) -> LinearMap:
         """The map that rules see: with the BatchNorm that follows, if it is folded in."""
-        return self._folded_map() if self.folded else self._own_map()
-
-    def _own_map(self) -> LinearMap:
+        norm, fold, bias = self.folded, self.fold, self._bias
+        scale, factor = None, None
+        if norm is not None and fold is not None:
+            factor = (norm.scale, fold)
+            scale = norm.per_channel(norm.scale, self.a)
+            if bias is None:
+                bias = norm.shift
+            else:
+                bias = self._weights.derive("bias", torch.addcmul, norm.shift, bias, norm.scale)
+        source: LinearSite | BatchNormSite = self if norm is None else norm
         return LinearMap(
-            self.a, lambda: self.z, lambda a, w: self._call(a, w, None), self._weight, self._bias,
-            self._transpose, None, self._weights, self._responses,
-        )  # fmt: skip
-
-    def _folded_map(self) -> LinearMap:
-        norm, fold = self.folded, self.fold
-        assert norm is not None and fold is not None
-        weight = self._weights.derive(
-            "fold", lambda weight, _: weight * fold, self._weight, norm.scale
-        )
-        bias = norm.shift
-        if self._bias is not None:
-            bias = self._weights.derive("bias", torch.addcmul, bias, self._bias, norm.scale)
-        return LinearMap(
-            self.a, lambda: norm.z, lambda a, w: self._call(a, w, None), weight, bias,
-            self._transpose, norm.per_channel(norm.scale, self.a), self._weights, self._responses,
+            self.a, lambda: source.z, lambda a, w: self._call(a, w, None), self._weight, bias,
+            self._transpose, scale, self._weights, self._responses, factor, self.channels,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor | None:

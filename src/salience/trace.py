@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from salience.linear import Weights
-from salience.ops import Slots, fold_scale
+from salience.ops import Slots, channel_dims, fold_scale
 from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk
 
 Site = LinearSite | BatchNormSite | ElementSite
@@ -100,6 +100,7 @@ def make_site(
         weight = args[slots.weight]
         call = linear_call(function, slots, args, kwargs)
         site = LinearSite(walk, weights, call, weight, bias, first)
+        site.channels = channel_dims(operation.name, slots, args, kwargs)
         site.fold_scale = partial(fold_scale, operation.name, slots, weight)
         return site
     if operation.kind == "batch_norm":
