@@ -67,11 +67,9 @@ def _read_array(file: Path, key: str | None) -> Any:
         held = read_torch(file, "torch.save(x, FILE), x a tensor")
         return _pick(held, key, file) if isinstance(held, Mapping) else held
     try:
-        held = np.load(file, allow_pickle=False)
-        if not isinstance(held, Mapping):
-            return held
-        with held:
-            return _pick(held, key, file)
+        with file.open("rb") as stream:
+            held = np.load(stream, allow_pickle=False)
+            return held if isinstance(held, np.ndarray) else _pick(held, key, file)
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         if isinstance(error, SalienceError):
             raise
@@ -101,8 +99,9 @@ def _floating(array: Any, file: Path) -> Tensor:
         raise expected("a tensor of inputs", f"{file} with a {type(array).__name__}",
                        "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        x = torch.from_numpy(np.ascontiguousarray(native, dtype=min(native.dtype, np.float64)))
+        kept = array.dtype.itemsize in (2, 4, 8)
+        native = array.dtype.newbyteorder("=") if kept else np.dtype(np.float64)
+        x = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
     elif isinstance(array, Tensor) and array.is_floating_point():
         x = array.detach()
     else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import expected
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -44,11 +46,11 @@ def load_model(
             "a model 'file.py:factory' or 'package.module:factory'", repr(spec),
             "factory() must return the torch module.",
         )  # fmt: skip
-    with _importable(Path(where).parent if where.endswith(".py") else Path()):
+    folder = Path(where).parent if where.endswith(".py") else Path()
+    with _importable(folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         factory = _attribute(_module(where), name, where)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _guarded(factory, f"{name}() of {where} to return a model")
+        model = _guarded(factory, f"{name}() of {where} to return a model")
     if not isinstance(model, nn.Module):
         raise expected(
             f"a torch.nn.Module from {name}()", type(model).__name__,
@@ -187,24 +189,24 @@ def _read_safetensors(file: Path) -> Any:
 def read_torch(file: Path, save: str) -> Any:
     """What a torch file holds, if that is tensors and plain containers alone."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles, which are refused
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "weights_only" not in str(error).lower():
-            raise _broken(file, save) from None
-        raise SalienceError(
-            f"expected tensors alone; got {file} with pickled Python objects, which can run any "
-            f"code when they are read and are refused. Save it again by {save}."
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        got = f"pickled Python objects ({found[1]})" if found else "something else or broken"
+        raise expected(
+            "a torch file of tensors alone",
+            f"{file}, {got}; objects can run any code when they are read and are refused",
+            f"Save it again by {save}.",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _broken(file, save, error) from None
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        cure = f"Save it again by {save}."
+        raise expected("a torch file", f"{file}, broken: {why}", cure) from None
 
 
-def _broken(file: Path, save: str, error: Exception | None = None) -> SalienceError:
-    why = f" ({str(error).splitlines()[0]})" if error is not None and str(error) else ""
-    return expected("a torch file", f"{file}, which is broken{why}", f"Save it again by {save}.")
-
-
-def first_convolution(model: nn.Module) -> nn.Module | None:
+def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
     """The first convolution that a model declares, which says how its input must look."""
     return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
 
@@ -217,7 +219,7 @@ def check_batch(model: nn.Module, x: Tensor) -> None:
     layer = first_convolution(model)
     if layer is None:
         return
-    ndim = _CONVOLUTIONS.index(type(layer)) + 3 if type(layer) in _CONVOLUTIONS else x.ndim
+    ndim = layer.weight.ndim
     if x.ndim == ndim - 1 and x.shape[0] == layer.in_channels > 1:
         raise expected(
             f"a batch with {ndim} dimensions (B, C, ...)", f"one sample {tuple(x.shape)}",

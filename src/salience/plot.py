@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 _SIGNED, _POSITIVE, _GREY = "RdBu_r", "magma", "gray"
 _BELOW, _ABOVE = "#2166ac", "#b2182b"  # the ends of the diverging colours
-_CELL, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.6, 0.5, 0.15, 0.55, 0.75  # inches
+_CELL, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.6, 0.55, 0.15, 0.4, 0.75  # inches
 _GAP = 0.14
 _MOST_BARS = 64
 _MOST_CHANNELS = 8  # (B, C, L) with more channels is drawn as a picture
@@ -34,6 +34,41 @@ class _Scale:
     low: float
     high: float
     colours: str
+
+
+class _Layout(NamedTuple):
+    """Where everything is, in inches from the lower left corner, and in fractions of the figure."""
+
+    rows: int
+    columns: int
+    width: float  # of a picture
+    height: float
+    flat: bool  # graphs, whose axes need room for numbers
+
+    @property
+    def left(self) -> float:
+        return _LEFT + 0.25 * self.flat
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        return (_GAP + 0.4, 0.25) if self.flat else (_GAP, _GAP)
+
+    @property
+    def wide(self) -> float:
+        return self.left + self.columns * (self.width + self.gaps[0]) - self.gaps[0] + _RIGHT
+
+    @property
+    def high(self) -> float:
+        return _TOP + self.rows * (self.height + self.gaps[1]) - self.gaps[1] + _BOTTOM
+
+    def picture(self, i: int, j: int) -> tuple[float, float, float, float]:
+        x = self.left + j * (self.width + self.gaps[0])
+        y = self.high - _TOP - i * (self.height + self.gaps[1]) - self.height
+        return x / self.wide, y / self.high, self.width / self.wide, self.height / self.high
+
+    def bar(self, j: int) -> tuple[float, float, float, float]:
+        x, _, width, _ = self.picture(0, j)
+        return x, (_BOTTOM - 0.2) / self.high, width, 0.09 / self.high
 
 
 def maps(
@@ -72,30 +107,26 @@ def maps(
     pictures = {"input": _input_pictures(x)}
     for name, values in columns.items():
         pictures[name] = _map_pictures(values, channels)
-    rows, cols = len(x), len(pictures)
-    flat = pictures["input"].ndim == 2
-    width, height = (_CELL * 1.3, _CELL * 0.75) if flat else _cell(pictures["input"].shape[1:3])
-    left = _LEFT + (0.25 if flat else 0)
-    gap = _GAP + (0.4 if flat else 0)  # room for the numbers of an axis
-    wide = left + cols * width + (cols - 1) * gap + _RIGHT
-    high = _TOP + rows * height + (rows - 1) * _GAP + _BOTTOM
-    figure = Figure(figsize=(wide, high), dpi=120)
+    layout = _Layout(len(x), len(pictures), *_cell(pictures["input"]))
+    figure = Figure(figsize=(layout.wide, layout.high), dpi=120)
     for j, (name, column) in enumerate(pictures.items()):
-        x0 = (left + j * (width + gap)) / wide
         scale = _scale(column, clip) if j else _input_scale(column)
-        for i in range(rows):
-            y0 = (high - _TOP - (i + 1) * height - i * _GAP) / high
-            axes = figure.add_axes((x0, y0, width / wide, height / high))
-            _draw(axes, column[i], scale, last=i == rows - 1, bars=x.ndim == 2)
+        for i, picture in enumerate(column):
+            axes = figure.add_axes(layout.picture(i, j))
+            _draw(axes, picture, scale, bars=x.ndim == 2)
+            axes.tick_params(labelbottom=i == len(x) - 1)
+            axes.yaxis.get_offset_text().set_visible(i == 0)
             if i == 0:
-                axes.set_title(_wrapped(name), fontsize=9, pad=5, parse_math=False)
+                title = _wrapped(name, layout.width)
+                axes.set_title(title, fontsize=9, pad=5, parse_math=False)
             if j == 0 and titles is not None:
-                axes.set_ylabel(_wrapped(titles[i]), fontsize=8, labelpad=4, parse_math=False)
-        if scale is not None and not flat:
-            bar = figure.add_axes((x0, (_BOTTOM - 0.2) / high, width / wide, 0.09 / high))
-            _colour_bar(figure, bar, scale, clip if j else None)
-    caption = textwrap.fill(_caption(x, clip, channels), int(19 * (wide - left)))
-    figure.text(left / wide, 0.05 / high, caption, fontsize=6.5, color="0.35", va="bottom")
+                title = _wrapped(titles[i], layout.height)
+                axes.set_ylabel(title, fontsize=8, labelpad=4, parse_math=False)
+        if scale is not None and not layout.flat:
+            _colour_bar(figure, figure.add_axes(layout.bar(j)), scale, clip if j else None)
+    caption = textwrap.fill(_caption(x, clip, channels), int(19 * (layout.wide - layout.left)))
+    place = (layout.left / layout.wide, 0.05 / layout.high)
+    figure.text(*place, caption, fontsize=6.5, color="0.35", va="bottom")
     return figure
 
 
@@ -169,13 +200,15 @@ def _input_scale(column: Array) -> _Scale | None:
     return _Scale(low, high if high > low else low + 1, _GREY)
 
 
-def _cell(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Width and height of a picture in inches; very long ones are squeezed."""
-    ratio = min(max(shape[0] / shape[1], 0.5), 2.0)
-    return _CELL, _CELL * ratio
+def _cell(pictures: Array) -> tuple[float, float, bool]:
+    """Width and height of a picture in inches, and whether it is a graph with axes."""
+    if pictures.ndim == 2:
+        return _CELL * 1.3, _CELL * 0.75, True
+    ratio = pictures.shape[1] / pictures.shape[2]
+    return _CELL, _CELL * min(max(ratio, 0.5), 2.0), False  # long ones are squeezed
 
 
-def _draw(axes: Axes, picture: Array, scale: _Scale | None, *, last: bool, bars: bool) -> None:
+def _draw(axes: Axes, picture: Array, scale: _Scale | None, *, bars: bool) -> None:
     if picture.ndim > 1:
         limits = {} if scale is None else {
             "vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}  # fmt: skip
@@ -197,8 +230,9 @@ def _draw(axes: Axes, picture: Array, scale: _Scale | None, *, last: bool, bars:
     axes.set_ylim(scale.low - margin, scale.high + margin)
     axes.set_xlim(-0.5, len(picture) - 0.5)
     axes.axhline(0, color="0.6", linewidth=0.5)
-    axes.tick_params(labelsize=6, length=2, labelbottom=last)
-    axes.locator_params(axis="both", nbins=3)
+    axes.tick_params(labelsize=6, length=2)
+    axes.locator_params(axis="y", nbins=3)
+    axes.locator_params(axis="x", nbins=3, integer=True)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.yaxis.get_offset_text().set_fontsize(6)
 
@@ -210,7 +244,7 @@ def _colour_bar(figure: Figure, axes: Axes, scale: _Scale, clip: float | None) -
     mappable = ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
     bar.set_ticks([scale.low, scale.high] if scale.low >= 0 else [scale.low, 0, scale.high])
-    bar.set_ticklabels([f"{tick:.2g}" for tick in bar.get_ticks()])
+    bar.set_ticklabels([f"{float(f'{tick:.2g}'):g}" for tick in bar.get_ticks()])
     for label, side in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=False):
         label.set_horizontalalignment(side)
     axes.get_xticklabels()[-1].set_horizontalalignment("right")
@@ -234,5 +268,7 @@ def _caption(x: Array, clip: float, channels: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _wrapped(text: str, width: int = 21) -> str:
-    return "\n".join(textwrap.wrap(text, width)[:3])
+def _wrapped(text: str, inches: float) -> str:
+    """At most three lines that fit a length."""
+    width = max(5, int(13.2 * inches))
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="..."))

@@ -49,6 +49,7 @@ def randomization_test(
     batch_norm: str = "keep",
     retarget: bool = False,
     controls: bool = True,
+    keep_maps: int = 0,
     progress: bool = True,
     batch_size: int | None = None,
     output: str | int | None = None,
@@ -71,6 +72,7 @@ def randomization_test(
                 affine part is randomised with its stage, to the identity under "own"
     retarget    decide the target anew on each randomised network
     controls    also score maps that cannot change, random maps and the plain gradient
+    keep_maps   of how many samples to keep the maps of the first repeat, to look at them
     batch_size  samples per recorded pass (default 16), halved when memory runs out
     output      which part to explain where the model returns a tuple or a dict
     parameters  per method, for example {"lrp_epsilon": {"eps": 1e-2}}
@@ -78,7 +80,8 @@ def randomization_test(
     Returns a dataset with the dimensions method, stage (in the order of the cascade), repeat and
     sample, and a variable per score. `between_random` (method, repeat, sample) compares the last
     stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two inputs,
-    both by |Spearman|. Attributes hold what is needed to repeat the run.
+    both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps from
+    "trained" down the cascade, and `inputs` (map_sample, ...) what they explain. Attributes hold what is needed to repeat the run.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.
@@ -100,11 +103,17 @@ def randomization_test(
     options = {
         "order": order, "repeats": repeats, "stages": stages, "seed": seed, "weights": weights,
         "batch_norm": batch_norm, "retarget": int(retarget), "target": _described(target),
+        "output": str(output),
     }  # fmt: skip
     names = _scores(scores, x)
-    study = _Study(model, recipe, chosen, names, repeats, controls, dict(parameters or {}))
+    given = dict(parameters or {})
+    for name in given:
+        if name not in {method.name for method in chosen}:
+            raise unknown("method to give parameters to", name, [m.name for m in chosen])
+    study = _Study(model, recipe, chosen, names, repeats, controls, given)
     size = batch_size or min(len(x), SAMPLES_PER_TAPE)
     study.plan(x, stages)
+    study.keep_maps = min(keep_maps, len(x))
     with _bar(progress, len(x) * repeats * len(study.scored)) as bar:
 
         def run(part: slice) -> _Scores:
@@ -133,6 +142,18 @@ def _scores(scores: Sequence[str] | None, x: Tensor) -> list[str]:
         if name not in similarities:
             raise unknown("score", name, similarities)
     return scores
+
+
+def evenly_spread(stages: int | str, total: int) -> list[int]:
+    """Which stages of a cascade are scored: so many, evenly spread, the last one included."""
+    if stages == "all":
+        stages = total
+    if not isinstance(stages, int) or not 1 <= stages <= total:
+        got = f"{stages!r} (the network has {total})"
+        raise expected('"all" or a number of stages', got, "Score at most as many as there are.")
+    if stages == total:
+        return list(range(total))
+    return [round(number) for number in np.linspace(0, total - 1, stages + 1)[1:]]
 
 
 def _described(target: Target) -> str:
@@ -165,6 +186,7 @@ class _Study:
         self.scores: dict[str, Similarity] = {name: similarities[name] for name in scores}
         self.repeats, self.controls, self.parameters = repeats, controls, parameters
         self.fixed: list[str] = []  # controls
+        self.keep_maps = 0
         self.scored: list[int] = []
         self.stage_names: list[str] = []
         self.places: list[int] = []
@@ -176,18 +198,14 @@ class _Study:
         """Find the stages on a pass of one sample, and choose which are scored."""
         if self.controls:
             self.fixed = [*control.unchanging(x[:1]), "random_map"]
+        for name in self.names:
+            if self.names.count(name) > 1:
+                cure = "Give each method its own name, and none of a control's."
+                raise expected("methods and controls of different names", f"{name!r} twice", cure)
         tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
         found = ordered_stages(tape, self.recipe.order)
-        if stages == "all":
-            stages = len(found)
-        if not isinstance(stages, int) or not 1 <= stages <= len(found):
-            got = f"{stages!r} (the network has {len(found)})"
-            raise expected(
-                '"all" or a number of stages', got, "Score at most as many as there are."
-            )
-        even = np.linspace(0, len(found) - 1, stages + 1)[1:] if stages < len(found) else None
-        self.scored = list(range(len(found))) if even is None else sorted({round(i) for i in even})
+        self.scored = evenly_spread(stages, len(found))
         self.stage_names = [found[i][1].name for i in self.scored]
         self.places = [found[i][0] for i in self.scored]
         named = isinstance(self.model, nn.Module) and dict(self.model.named_parameters())
@@ -206,11 +224,12 @@ class _Study:
         for name in ("between_random", "other_inputs"):
             results[name] = np.full((len(self.names), self.repeats, len(x)), np.nan)
         trained = self._maps(tape, fixed)
-        self._compare_inputs(trained, results["other_inputs"][:, 0], first)
         kept = {name: self._prepared(maps) for name, maps in trained.items()}
         if self.controls:
             self._score_controls(x, first, results)
         before: dict[str, Tensor] = {}
+        shown = max(0, self.keep_maps - first)  # samples of this batch whose maps are kept
+        looks = [_look(trained, shown)]
         for repeat in range(self.repeats):
             maps: dict[str, Tensor] = {}
             stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
@@ -219,12 +238,18 @@ class _Study:
                 maps = self._maps(randomised, fixed)
                 for row, (name, changed) in enumerate(maps.items()):
                     self._score(kept[name], changed, results, (row, place, repeat))
+                if repeat == 0 and shown:
+                    looks.append(_look(maps, shown))
                 done(len(x))
             ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
             for row, name in enumerate(before):
                 score = similarities["spearman_abs"].compare(before[name], ranked[name])
                 results["between_random"][row, repeat] = score.cpu().numpy()
             before = ranked
+        self._compare_inputs(trained, results["other_inputs"][:, 0], first)  # once per batch
+        if shown:
+            results["maps"] = np.stack(looks, 1)  # (method, 1 + stage, sample, ...)
+            results["inputs"] = x[:shown].cpu().float().numpy()
         return results
 
     @property
@@ -284,6 +309,7 @@ class _Study:
         """The scores of all batches, with everything needed to repeat the run."""
         import xarray
 
+        shown = [(r.pop("maps"), r.pop("inputs")) for r in results if "maps" in r]
         joined = {name: np.concatenate([r[name] for r in results], -1) for name in results[0]}
         other = joined.pop("other_inputs")[:, 0]
         between = joined.pop("between_random")
@@ -294,14 +320,22 @@ class _Study:
         samples = other.shape[-1]
         constant = [int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names]
         coordinates = {
-            "method": self.names,
-            "stage": self.stage_names,
+            "method": np.array(self.names, dtype=object),  # zarr 3 has no strings of fixed length
+            "stage": np.array(self.stage_names, dtype=object),
             "repeat": np.arange(self.repeats),
             "sample": np.arange(samples),
-            "role": ("method", self._roles()),
+            "role": ("method", np.array(self._roles(), dtype=object)),
             "constant_over_inputs": ("method", constant),
             "place": ("stage", self.places),
         }
+        if shown:
+            maps, inputs = (np.concatenate(parts, axis) for parts, axis in zip(
+                zip(*shown, strict=True), (2, 0), strict=True))  # fmt: skip
+            space = [f"axis_{i}" for i in range(1, inputs.ndim)]
+            data["maps"] = (("map_method", "map_stage", "map_sample", *space), maps)
+            data["inputs"] = (("map_sample", *space), inputs)
+            coordinates["map_method"] = [method.name for method in self.methods]
+            coordinates["map_stage"] = ["trained", *self.stage_names]
         attributes |= {
             "parameters_not_randomised": self.untouched,
             "method_parameters": str({m.name: m.bound(self.parameters.get(m.name, {}))
@@ -314,3 +348,8 @@ class _Study:
     def _roles(self) -> list[str]:
         fixed = {"input": control.NEGATIVE, "edges": control.NEGATIVE, "random_map": control.FLOOR}
         return [fixed.get(name, "method") for name in self.names]
+
+
+def _look(maps: dict[str, Tensor], count: int) -> np.ndarray[Any, Any]:
+    """The maps of the first samples, (method, sample, ...)."""
+    return np.stack([m[:count].detach().cpu().float().numpy() for m in maps.values()])

@@ -1,0 +1,96 @@
+"""All ten methods on a pretrained ImageNet network and real images: one table, one picture."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from network import efficientnet_lite0, images
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor, nn
+
+import salience
+import salience.plot
+from salience.export import largest_error
+
+COUNT = 4
+OUT = Path("out/imagenet")
+PARAMETERS = {"smoothgrad": {"n": 25}, "integrated_gradients": {"max_steps": 64, "tol": 0.05}}
+
+
+def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """The median of the seconds that a call takes, and what it returns."""
+    seconds, result = [], None
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds), result
+
+
+def plain_gradient(network: nn.Module, x: Tensor, classes: Tensor) -> Callable[[], Tensor]:
+    """The unit of cost: forward and input gradient by autograd alone, parameters frozen."""
+    frozen = copy.deepcopy(network).requires_grad_(False)
+
+    def run() -> Tensor:
+        leaf = x.clone().requires_grad_()
+        value = frozen(leaf).gather(1, classes[:, None]).sum()
+        return torch.autograd.grad(value, leaf)[0]
+
+    return run
+
+
+def main() -> None:
+    console = Console(highlight=False)
+    network = efficientnet_lite0()
+    x, labels, files = images(COUNT)
+    with torch.no_grad():
+        probabilities = network(x).softmax(1)
+    chance, classes = probabilities.max(1)
+    verdicts = [
+        f"class {k}, " + ("correct" if k == label else f"label {label}")
+        for k, label in zip(classes.tolist(), labels, strict=True)
+    ]
+    for file, p, verdict in zip(files, chance.tolist(), verdicts, strict=True):
+        console.print(f"{file.name}: {verdict}, probability {p:.2f}")
+
+    gradient = plain_gradient(network, x, classes)
+    unit, _ = timed(gradient)
+    table = Table(
+        Column("method", no_wrap=True), Column("seconds", justify="right"),
+        Column("cost in gradients", justify="right"), "largest error of a map",
+        title=f"EfficientNet-Lite0, {COUNT} images; one gradient takes {unit:.2f} s",
+    )  # fmt: skip
+    maps: dict[str, Tensor] = {}
+    for name in salience.methods:
+        own = {name: PARAMETERS[name]} if name in PARAMETERS else {}
+        single = salience.methods[name].run is None
+        seconds, made = timed(
+            partial(salience.explain, network, x, name, parameters=own), 3 if single else 1
+        )
+        maps |= made
+        cost = f"{seconds / unit:.1f}"
+        table.add_row(name, f"{seconds:.2f}", cost, largest_error(made[name]))
+        console.print(f"{name}: {seconds:.1f} s", style="dim")
+    console.print(table)
+    single_pass = [name for name, method in salience.methods.items() if method.run is None]
+    together, _ = timed(partial(salience.explain, network, x, single_pass))
+    console.print(
+        f"The {len(single_pass)} single-pass methods together, on one recorded pass: "
+        f"{together:.2f} s, {together / unit:.1f} gradients."
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    figure = salience.plot.maps(x, maps, titles=verdicts, clip=99)
+    figure.savefig(OUT / "overview.png")
+    console.print(f"Overview: {OUT / 'overview.png'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

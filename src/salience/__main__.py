@@ -1,0 +1,3 @@
+from salience.cli import main
+
+main()
