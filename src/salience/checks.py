@@ -35,18 +35,17 @@ def check_input(model: Callable[..., Any], x: Any) -> None:
         )  # fmt: skip
     if x.ndim < 2:
         raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    parameter = next((p for p in parameters if p.dtype == x.dtype), next(iter(parameters), None))
+    if parameter is not None and parameter.device != x.device:
+        cure = f"Move it: x.to({str(parameter.device)!r})."
+        raise expected(f"input on the model's device {parameter.device}", f"{x.device}", cure)
+    if parameter is not None and parameter.is_floating_point() and parameter.dtype != x.dtype:
+        cure = f"Convert one of them, for example x.to({parameter.dtype})."
+        raise expected(f"input of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
         raise expected("finite input", f"{bad} NaN or infinite values", "Replace or mask them.")
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if parameter is None:
-        return
-    if parameter.device != x.device:
-        cure = f"Move it: x.to({str(parameter.device)!r})."
-        raise expected(f"input on the model's device {parameter.device}", f"{x.device}", cure)
-    if parameter.is_floating_point() and parameter.dtype != x.dtype:
-        cure = f"Convert one of them, for example x.to({parameter.dtype})."
-        raise expected(f"input of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
 
 
 def check_output(x: Tensor, output: Tensor, depends_on_input: bool) -> None:

@@ -14,6 +14,10 @@ class SalienceWarning(UserWarning):
     """A request that was answered, with a property its user should know of."""
 
 
+class NotApplicable(SalienceError):
+    """A method that cannot explain this network at all."""
+
+
 def expected(what: str, got: str, cure: str) -> SalienceError:
     """The one form of every message of this package."""
     return SalienceError(f"expected {what}; got {got}. {cure}")
@@ -22,6 +26,8 @@ def expected(what: str, got: str, cure: str) -> SalienceError:
 def unknown(kind: str, name: object, known: Iterable[str]) -> SalienceError:
     """An unknown name, with the nearest known one."""
     names = sorted(known)
+    if not names:
+        return expected(f"no {kind}: there are none", repr(name), "Leave it out.")
     near = get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(names)}."
     return expected(f"a known {kind} ({', '.join(names)})", repr(name), hint)

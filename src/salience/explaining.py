@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience.checks import check_input, check_model, check_output
-from salience.errors import expected, unknown
+from salience.errors import NotApplicable, SalienceWarning, expected, unknown
 from salience.linear import Weights
 from salience.memory import in_parts
 from salience.methods import Method, find
@@ -41,7 +42,7 @@ def explain(
     model       a module in eval mode, or any function of one tensor
     x           a tensor or array (N, ...), or an iterable of batches (a DataLoader; of a batch
                 (inputs, labels) the first part is used); batches go to the model's device
-    methods     names in `salience.methods`; all of them by default
+    methods     names in `salience.methods`; by default all that apply (with a warning about others)
     target      which scalar of the output: see `salience.targets`; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
                 batches); halved when memory runs out, with the same result
@@ -66,8 +67,8 @@ def explain(
     for name in given:
         if name not in {method.name for method in chosen}:
             raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    if batch_size is not None and batch_size < 1:
-        raise expected("a batch size of at least 1", repr(batch_size), "")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
     check_model(model)
     weights = Weights()
     results: list[Maps] = []
@@ -82,13 +83,19 @@ def explain(
                 check_input(model, here)
                 tape = run_pass(model, here, output, weights)
                 check_output(tape.x, tape.output, tape.depends_on_input)
-                wanted = rows_of(target, rows, total)
+                wanted = rows_of(target, rows, total, tape.output)
                 maps = {}
                 for method in chosen:
                     bar.set_postfix_str(method.name)
-                    maps[method.name] = tape.explain(
-                        method, wanted, seed=seed, strict=strict, **given.get(method.name, {})
-                    )
+                    own = _rows_of_parameters(given.get(method.name, {}), rows, total, here)
+                    try:
+                        made = tape.explain(method, wanted, seed=seed, strict=strict, **own)
+                    except NotApplicable as error:
+                        if methods is not None:
+                            raise
+                        warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 3)
+                        continue
+                    maps[method.name] = made
                 bar.update(len(here))
                 return {name: _moved(m, batch.device) for name, m in maps.items()}
 
@@ -96,7 +103,7 @@ def explain(
             results.extend(maps for _, maps in in_parts(run, max(1, len(batch)), size))
     if not results:
         raise expected("at least one batch", "an iterable without any", "Is it used up already?")
-    return {method.name: _joined([maps[method.name] for maps in results]) for method in chosen}
+    return {name: _joined([maps[name] for maps in results]) for name in results[0]}
 
 
 def choose(methods: str | Method | Sequence[str | Method] | None) -> list[Method]:
@@ -118,8 +125,10 @@ def _bar(progress: bool, x: Any, count: int) -> Any:
 def _batches(x: Any) -> Iterator[tuple[Tensor, int, int | None]]:
     """Tensors with the number of their first sample, and of all samples where it is known."""
     if isinstance(x, Tensor | np.ndarray):
-        tensor = torch.as_tensor(x)
-        yield tensor, 0, len(tensor) if tensor.ndim else None
+        tensor = _tensor(x)
+        if not tensor.ndim:
+            raise expected("an input (N, ...)", "a single number", "Add a batch dimension.")
+        yield tensor, 0, len(tensor)
         return
     if isinstance(x, str | bytes | Mapping) or not isinstance(x, Iterable):
         raise expected(
@@ -132,9 +141,29 @@ def _batches(x: Any) -> Iterator[tuple[Tensor, int, int | None]]:
         if not isinstance(batch, Tensor | np.ndarray):
             got = type(batch).__name__
             raise expected("batches that are tensors, or start with one", got, "Stack the samples.")
-        tensor = torch.as_tensor(batch)
+        tensor = _tensor(batch)
         yield tensor, first, None
         first += len(tensor)
+
+
+def _tensor(data: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of any array: read-only, reversed and big-endian ones are copied."""
+    if isinstance(data, np.ndarray):
+        native = data.astype(data.dtype.newbyteorder("="), copy=not data.flags.writeable)
+        return torch.from_numpy(np.ascontiguousarray(native))
+    return data
+
+
+def _rows_of_parameters(
+    given: Mapping[str, Any], rows: slice, total: int | None, x: Tensor
+) -> dict[str, Any]:
+    """Parameters given for every sample, such as a baseline (N, ...), for some of them."""
+
+    def part(value: Any) -> Any:
+        each = isinstance(value, Tensor | np.ndarray) and value.ndim == x.ndim
+        return value[rows] if each and len(value) == total != 1 else value
+
+    return {name: part(value) for name, value in given.items()}
 
 
 def _to_model(model: Any, batch: Tensor) -> Tensor:

@@ -116,7 +116,9 @@ class LinearMap:
         if self._fold is None:
             return self._weights.derive(name, function, self._weight)
         scale, factor = self._fold  # the factor is the scale (C,) in a shape that fits the weight
-        return self._weights.derive(name, lambda w, _: function(w * factor), self._weight, scale)
+        return self._weights.derive(
+            name, lambda w, _: function((w * factor).to(w.dtype)), self._weight, scale
+        )
 
     def bias_part(self, sign: str) -> Tensor | float:
         """b+ or b-, in a shape that adds to z; 0 without a bias."""

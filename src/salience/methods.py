@@ -114,6 +114,8 @@ def _check_eps(parameters: Mapping[str, Any]) -> None:
 
 def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
     alpha, beta = parameters["alpha"], parameters["beta"]
+    _at_least_0("alpha", alpha, 2.0)
+    _at_least_0("beta", beta, 1.0)
     if abs(alpha - beta - 1) > 1e-9:
         warnings.warn(
             f"expected alpha - beta = 1; got {alpha} - {beta} = {alpha - beta:g}: the maps' "

@@ -37,7 +37,7 @@ _PRODUCTS = {"matmul": ("input", "other"), "mm": ("input", "mat2"), "bmm": ("inp
 
 ACTIVATIONS = frozenset(
     "gelu silu hardswish mish leaky_relu rrelu prelu elu selu celu tanh softsign tanhshrink "
-    "softshrink hardshrink erf hardtanh asinh atan arctan sinh".split()
+    "softshrink hardshrink erf hardtanh asinh atan arctan sinh abs".split()
 )
 
 STRUCTURAL = frozenset(
@@ -57,7 +57,7 @@ STRUCTURAL = frozenset(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "max min amax amin maximum minimum median abs "
+    "max min amax amin median "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
     "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d "
     "_upsample_nearest_exact2d interpolate grid_sampler grid_sampler_2d grid_sampler_3d".split()
@@ -72,6 +72,7 @@ _NORMALIZATIONS = frozenset(
 )
 
 # Functions whose name ends in an underscore although they write nothing.
+RESHAPES_IN_PLACE = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _NOT_IN_PLACE = frozenset(("requires_grad_", "share_memory_", "detach_"))
 # Functions that return no part of the computation.
 QUERIES = frozenset(
@@ -171,11 +172,19 @@ def channel_dims(
     return (-1, -2) if slots.weight > slots.activation and args[slots.weight].ndim > 1 else None
 
 
+def _number(value: Any) -> Any:
+    """A tensor of one value as a number; of several as nothing that equals 0."""
+    if not hasattr(value, "numel"):
+        return value
+    return value.item() if value.numel() == 1 else "several"
+
+
 def _relu_kind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """relu and bounded_relu under all the names that they have."""
     if name in ("relu", "relu6"):
         return "relu" if name == "relu" else "bounded_relu"
-    bounds = list(args[1:3])
+    bounds = [_number(bound) for bound in args[1:3]]
+    kwargs = {key: _number(value) for key, value in kwargs.items()}
     if name == "hardtanh":
         low = kwargs.get("min_val", bounds[0] if bounds else -1.0)
         return "bounded_relu" if low == 0 else None
@@ -206,6 +215,8 @@ def kind_of(
     if name in _SCALING:
         divisor = args[1] if len(args) > 1 else kwargs.get("other")
         return "structural" if name.startswith("mul") or not depends(divisor) else "other"
+    if name in ("maximum", "minimum"):
+        return "structural" if sum(map(depends, args)) > 1 else "other"
     if name in _NORMALIZATIONS:
         return "normalization"
     if name in ("softmax", "log_softmax"):

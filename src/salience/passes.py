@@ -46,9 +46,7 @@ def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: 
     def part_sum(part: slice) -> Tensor:
         generator.set_state(states[part.start])
         count = part.stop - part.start
-        draws = [
-            torch.randn(x.shape[1:], generator=generator, dtype=torch.float32) for _ in range(count)
-        ]
+        draws = [_normal(x.shape[1:], generator) for _ in range(count)]
         states[part.stop] = generator.get_state()
         steps = torch.stack(draws).to(x)[:, None] * spread  # (copies, B, ...)
         noisy = tape.again((x + steps).flatten(0, 1))
@@ -61,7 +59,7 @@ def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: 
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def integrated_gradients(

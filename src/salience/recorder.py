@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import ops
+from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.linear import Weights
 from salience.sites import BatchNormSite, LinearSite, Walk, join, separate
@@ -48,6 +49,7 @@ class Recorder(TorchFunctionMode):
         self.kept: dict[int, Tensor] | None = {} if keep else None  # what a replay starts from
         self._token = object()
         self._expanding: list[Callable[..., Any]] = []
+        self._ungraded: set[int] = set()  # values made under no_grad
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._consumed: set[int] = set()
         self._contracted: set[int] = set()  # values with a contraction upstream
@@ -62,7 +64,7 @@ class Recorder(TorchFunctionMode):
 
     def start(self, x: Tensor) -> Tensor:
         """The input as a value of the trace that gradients reach."""
-        x = x.detach().requires_grad_()
+        x = x.detach().clone().requires_grad_()
         self.trace.dependent.add(self._tag(x))
         return x
 
@@ -102,7 +104,10 @@ class Recorder(TorchFunctionMode):
         self._replaced[id(tensor)] = (tensor, by)
 
     def _parameter(self, tensor: Tensor) -> Tensor:
-        if self.value(tensor) is not None:
+        index = self.value(tensor)
+        if index is not None:
+            if index in self._ungraded and tensor.requires_grad:  # made by a custom Function
+                self._record_opaque(tensor)
             return tensor
         if id(tensor) in self._names or (tensor.is_leaf and tensor.requires_grad):
             return self._freeze(tensor)
@@ -180,18 +185,34 @@ class Recorder(TorchFunctionMode):
         else:
             result = self._functional(func, name, current_args, current_kwargs)
         target = self.current(handle)
+        if result is target:
+            return handle
+        if name in ops.RESHAPES_IN_PLACE:  # nothing is written: the handle is another view now
+            if not target._is_view():
+                result = self._apply(torch.clone, "clone", (result,), {})
+            self._replace(target, result)
+            return handle
+        self._refuse_detached(target, name)
         if result.dtype != target.dtype:
             result = self._apply(torch.Tensor.to, "to", (result, target.dtype), {})
         if target._is_view():
             base = _base(target)
             geometry = (target.size(), target.stride(), target.storage_offset())
             args = (self.current(base), result, *geometry)
-            result = self._apply(torch.as_strided_scatter, "as_strided_scatter", args, {})
+            result = self._apply(_scattered, "as_strided_scatter", args, {})
             target = base
         elif result.stride() != target.stride() and result.shape == target.shape:
             result = self._apply(_restrided, "contiguous", (result, target.stride()), {})
         self._replace(target, result)
         return None if name == "__setitem__" else handle
+
+    def _refuse_detached(self, target: Tensor, name: str) -> None:
+        producer = self.trace.producers.get(self.value(target))  # type: ignore[arg-type]
+        if producer is not None and producer.name in ("detach", "data"):
+            raise expected(
+                "writes into tensors that autograd sees", f"{name} on a result of {producer.name}",
+                "Write into the tensor itself, or into a clone.",
+            )  # fmt: skip
 
     def _is_state(self, handle: Any) -> bool:
         return id(handle) in self._state or (
@@ -202,7 +223,7 @@ class Recorder(TorchFunctionMode):
         """The result of an in-place call, with its target left as it was."""
         if name == "relu_" and self._may_overwrite(args[0]):
             return self._apply(torch.relu_, "relu", args, kwargs)
-        pure = getattr(torch.Tensor, name[:-1], None) or getattr(_NN, name[:-1], None)
+        pure = _pure(name[:-1])
         if pure is not None and not name.startswith("__"):
             return self._apply(pure, name[:-1], args, kwargs)
 
@@ -228,6 +249,8 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         depends = self.depends(operands)
         args, kwargs = ops.positional(name, args, kwargs)
+        if name in ("batch_norm", "instance_norm") and len(args) > 5 and args[5]:
+            args = (*args[:3], None, None, *args[5:])  # running statistics are only written
         kind, slots = self._kind(name, args, kwargs) if depends else ("weights", None)
         operation = Operation(name, kind, func, args, kwargs, (), (), depends, slots)
         result = self._run(operation, operands)
@@ -237,11 +260,19 @@ class Recorder(TorchFunctionMode):
             return result
         operation.picks = picks
         operation.outputs = tuple(self._tag(tensors[i]) for i in picks)
+        if depends and not torch.is_grad_enabled():
+            self._ungraded.update(operation.outputs)
+        if not any(tensors[i].is_floating_point() for i in picks) and operation.site is None:
+            operation.kind = "structural" if depends else operation.kind
         operation.args, operation.kwargs = tree_map(self._ref, (args, kwargs), Tensor)
         self._register(operation, operands)
         return result
 
     def _kind(self, name: str, args: Any, kwargs: Any) -> tuple[str, ops.Slots | None]:
+        if not torch.is_grad_enabled():
+            return "detached", None
+        if any(t.dtype == torch.bool and self.depends(t) for t in leaves((args, kwargs), Tensor)):
+            return "other", None  # a gate
         slots = ops.linear_slots(name, self.depends, args)
         if slots is not None:
             return "linear", slots
@@ -321,6 +352,18 @@ def _base(view: Tensor) -> Tensor:
     base = view._base
     assert base is not None
     return base
+
+
+def _pure(name: str) -> Callable[..., Any] | None:
+    found = (getattr(place, name, None) for place in (torch.Tensor, _NN, torch))
+    return next((function for function in found if function is not None), None)
+
+
+def _scattered(base: Tensor, part: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
+    """The base with a view of it replaced; as_strided_scatter has a wrong gradient (torch 2.13)."""
+    copy = base.clone()
+    copy.as_strided(size, stride, offset - base.storage_offset()).copy_(part)
+    return copy
 
 
 def _restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:

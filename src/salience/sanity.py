@@ -80,8 +80,9 @@ def randomization_test(
     Returns a dataset with the dimensions method, stage (in the order of the cascade), repeat and
     sample, and a variable per score. `between_random` (method, repeat, sample) compares the last
     stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two inputs,
-    both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps from
-    "trained" down the cascade, and `inputs` (map_sample, ...) what they explain. Attributes hold what is needed to repeat the run.
+    both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps
+    from "trained" down the cascade, and `inputs` (map_sample, ...) what they explain. Attributes
+    hold what is needed to repeat the run.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.
@@ -117,8 +118,7 @@ def randomization_test(
     with _bar(progress, len(x) * repeats * len(study.scored)) as bar:
 
         def run(part: slice) -> _Scores:
-            wanted = rows_of(target, part, len(x))
-            return study.run(x[part], part.start, wanted, retarget, bar.update)
+            return study.run(x, part, target, retarget, bar.update)
 
         results = [result for _, result in in_parts(run, len(x), size)]
     return study.dataset(results, {**options, **provenance(model, x)})
@@ -213,11 +213,13 @@ class _Study:
         self.untouched = sorted(set(named or ()) - covered)
 
     def run(
-        self, x: Tensor, first: int, target: Target, retarget: bool, done: Callable[[int], Any]
+        self, x: Tensor, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
     ) -> _Scores:
-        """All scores of one batch: arrays (method, stage, repeat, sample)."""
+        """All scores of some samples: arrays (method, stage, repeat, sample)."""
+        first, total, x = rows.start, len(x), x[rows]
         tape = run_pass(self.model, x, self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
+        target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
         shape = (len(self.names), len(self.scored), self.repeats, len(x))
         results: _Scores = {score: np.full(shape, np.nan) for score in self.scores}

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from salience import targets
 from salience.checks import check_input, check_model, check_output
@@ -126,7 +126,8 @@ class Tape:
         factor = _factor(found, value, start)
         if factor is not None:
             gradient = gradient * factor.view(-1, *(1,) * (gradient.ndim - 1))
-        maps = self._walk(found, bound, gradient)
+        with torch.inference_mode(False), torch.no_grad():
+            maps = self._walk(found, bound, gradient)
         if found.relevance:
             begin = value if factor is None else value * factor
             missing = maps.flatten(1).sum(1, dtype=_sum_type(maps)) - begin
@@ -157,12 +158,21 @@ class Tape:
         """One backward walk over the recorded graph with the method's rules in force."""
         walk = self.walk
         walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
+        if method.input_rule is not None:  # it sees the BatchNorm folded in
+            walk.rules.setdefault("linear", lambda map, m: map.transpose(m))
         walk.input_rule = method.input_rule and self._input_rule(method.input_rule, parameters)
         try:
             (m,) = torch.autograd.grad(
                 self._output, self._input, gradient,
-                retain_graph=True, allow_unused=True, materialize_grads=True,
+                retain_graph=True, allow_unused=True,
             )  # fmt: skip
+            if m is None:
+                if not walk.relevance:
+                    raise expected(
+                        "an output that depends on the input", "one that does not",
+                        "Look for detach(), no_grad() or .data in the model's forward.",
+                    )  # fmt: skip
+                m = torch.zeros_like(self.x)
             if method.readout == "m":
                 return m
             maps = m * self.x
@@ -225,18 +235,27 @@ def run_pass(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng([x.device] if x.device.type == "cuda" else []))
-        start = recorder.start(x.clone() if x.is_inference() else x)
+        start = recorder.start(x)
         with recorder:
             outputs = model(start)
         outputs = recorder.finish(outputs)
     output = targets.select_output(outputs, part)
     recorder.trace.output = recorder.value(output)
 
+    module = model if isinstance(model, nn.Module) else None
+    state = [*module.parameters(), *module.buffers()] if module else []
+    versions = [tensor._version for tensor in state]
+
     def again(x: Tensor) -> Tape:
+        if versions != [tensor._version for tensor in state]:
+            raise expected(
+                "the model as it was recorded", "one whose weights have changed since",
+                "Record it again.",
+            )  # fmt: skip
         return run_pass(model, x, part, shared)
 
     ends = (start, output)
-    return Tape(x.detach(), ends, recorder.trace, recorder.walk, again, recorder.kept)
+    return Tape(start.detach(), ends, recorder.trace, recorder.walk, again, recorder.kept)
 
 
 def record(model: Callable[..., Any], x: Tensor, *, output: str | int | None = None) -> Tape:

@@ -28,6 +28,11 @@ def select_output(outputs: Any, part: str | int | None) -> Tensor:
         parts = {key: item for key, item in outputs.items() if isinstance(item, Tensor)}
     elif isinstance(outputs, list | tuple):
         parts = {i: item for i, item in enumerate(outputs) if isinstance(item, Tensor)}
+    elif part is not None:
+        raise expected(
+            "a tuple or dict from the model, for output=", type(outputs).__name__,
+            "Leave output out.",
+        )  # fmt: skip
     else:
         return _floating(outputs)
     names = list(parts)
@@ -127,7 +132,7 @@ def _index(index: tuple[int, ...], output: Tensor) -> Scalar:
     for i, size in zip(index, shape, strict=True):
         if not -size <= i < size:
             raise expected(
-                f"a target from 0 to {size - 1}", f"{i} (the model's output is "
+                f"a target from {-size} to {size - 1}", f"{i} (the model's output is "
                 f"{tuple(output.shape)})", "Choose an output that exists.",
             )  # fmt: skip
     return lambda out: out[(slice(None), *index)]
@@ -185,12 +190,21 @@ def _checked(function: Callable[..., object]) -> Scalar:
     return scalar
 
 
-def rows_of(target: Target, rows: slice, total: int | None = None) -> Target:
-    """The part of a per-sample target that belongs to some samples of a larger batch."""
-    if isinstance(target, list):
-        return target[rows]
-    if isinstance(target, Tensor | np.ndarray) and target.ndim > 0:
-        floating = str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
-        if not floating or (total is not None and len(target) == total and total > 1):
-            return target[rows]
-    return target
+def _is_mask(target: Tensor | np.ndarray[Any, Any]) -> bool:
+    return str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
+
+
+def rows_of(target: Target, rows: slice, total: int | None, output: Tensor) -> Target:
+    """The part of a target given for all samples (of a total) that belongs to some of them.
+
+    output: (B, ...) of these samples; a mask with its number of dimensions is one for each sample.
+    """
+    array = isinstance(target, Tensor | np.ndarray) and target.ndim > 0
+    each = isinstance(target, list) or (array and not _is_mask(target))
+    if each and total is not None and len(target) != total:
+        raise expected(
+            f"one target per sample, {total} in all", f"{len(target)} targets",
+            "Give a single number for all samples, or one for each.",
+        )  # fmt: skip
+    per_sample_mask = isinstance(target, Tensor | np.ndarray) and target.ndim == output.ndim
+    return target[rows] if each or per_sample_mask else target

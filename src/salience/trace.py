@@ -111,7 +111,7 @@ def make_site(
         def of_first(x: Tensor) -> Tensor:
             return function(x, *rest, **kwargs)
 
-        return ElementSite(walk, operation.kind, of_first, operation.kind != "relu")
+        return ElementSite(walk, operation.kind, of_first, operation.name != "relu")
     return None
 
 
