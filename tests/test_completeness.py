@@ -160,7 +160,7 @@ def test_baselines(form: str):
 @pytest.mark.parametrize("shape", [(5,), (4, 8, 8), (3, 3, 8, 8), (1, 2, 3, 8, 8)])
 def test_a_baseline_of_another_shape_is_refused(shape: tuple[int, ...]):
     net, x = NETS["conv2d"]
-    message = r"a baseline that broadcasts to \(2, 3, 8, 8\); got .*one sample or a batch"
+    message = r"a baseline that broadcasts to \(2, 3, 8, 8\); got .*one for each"
     with pytest.raises(salience.SalienceError, match=message):
         salience.record(net, x).explain(
             "integrated_gradients", target=1, baseline=torch.zeros(shape)

@@ -394,8 +394,6 @@ def test_what_is_kept_for_weights_made_in_forward_does_not_grow_with_the_data(me
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
 KNOWN: dict[str, str] = {
-    "test_what_is_kept_for_weights_made_in_forward_does_not_grow_with_the_data[deep_taylor]":
-        "what is derived from weights made in forward is kept for all batches",
 }
 
 

@@ -48,6 +48,18 @@ def check_input(model: Callable[..., Any], x: Any) -> None:
         raise expected("finite input", f"{bad} NaN or infinite values", "Replace or mask them.")
 
 
+def values_like(name: str, value: Any, like: Tensor) -> Tensor:
+    """A number, array or tensor as a tensor that broadcasts to another one's shape."""
+    try:
+        tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        return tensor.expand_as(like)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        raise expected(
+            f"{name} that broadcasts to {tuple(like.shape)}", got, "Give a number or one for each."
+        ) from None
+
+
 def check_output(x: Tensor, output: Tensor, depends_on_input: bool) -> None:
     """Raise unless the output is a finite batch that depends on the input."""
     if output.ndim == 0 or len(output) != len(x):

@@ -118,7 +118,7 @@ def choose(methods: str | Method | Sequence[str | Method] | None) -> list[Method
 def _bar(progress: bool, x: Any, count: int) -> Any:
     from tqdm import tqdm
 
-    total = len(x) if isinstance(x, Tensor | np.ndarray) else None
+    total = len(x) if isinstance(x, Tensor | np.ndarray) and x.ndim else None
     return tqdm(total=total, disable=not progress, unit="input", desc=f"{count} methods")
 
 
@@ -127,7 +127,7 @@ def _batches(x: Any) -> Iterator[tuple[Tensor, int, int | None]]:
     if isinstance(x, Tensor | np.ndarray):
         tensor = _tensor(x)
         if not tensor.ndim:
-            raise expected("an input (N, ...)", "a single number", "Add a batch dimension.")
+            raise expected("an input (B, ...)", "()", "Add a batch dimension: x[None].")
         yield tensor, 0, len(tensor)
         return
     if isinstance(x, str | bytes | Mapping) or not isinstance(x, Iterable):

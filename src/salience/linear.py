@@ -103,7 +103,7 @@ class LinearMap:
     @property
     def weight(self) -> Tensor:
         """W, with the scale of a folded BatchNorm."""
-        return self._of_weight("W", lambda w: w)
+        return self._weight if self._fold is None else self._of_weight("W", lambda w: w)
 
     def weight_part(self, sign: str) -> Tensor:
         """W+ or W-."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from salience.errors import expected
+from salience.checks import values_like
 from salience.memory import in_parts
 from salience.targets import Scalar
 
@@ -71,13 +71,7 @@ def integrated_gradients(
     each sample on its own. The map carries that error as `completeness_error` (B,).
     """
     x = tape.x
-    x0 = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
-    if not _broadcasts(x0, x):
-        raise expected(
-            f"a baseline that broadcasts to {tuple(x.shape)}", f"{tuple(x0.shape)}",
-            "Give a number, one sample or a batch.",
-        )  # fmt: skip
-    x0 = x0.expand_as(x)
+    x0 = values_like("a baseline", baseline, x)
     difference = target(tape.output) - target(tape.again(x0.contiguous()).output)  # (B,)
     maps, error = torch.zeros_like(x), torch.full_like(difference, torch.inf)
     steps = min(16, max_steps)
@@ -93,13 +87,6 @@ def integrated_gradients(
         steps *= 2
     maps.completeness_error = error  # type: ignore[attr-defined]
     return maps
-
-
-def _broadcasts(small: Tensor, large: Tensor) -> bool:
-    try:
-        return torch.broadcast_shapes(small.shape, large.shape) == large.shape
-    except RuntimeError:
-        return False
 
 
 def _mean_gradient(tape: Tape, target: Scalar, x0: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from salience import targets
-from salience.checks import check_input, check_model, check_output
+from salience.checks import check_input, check_model, check_output, values_like
 from salience.errors import SalienceWarning, expected
 from salience.linear import Weights
 from salience.methods import Method, bind, find
@@ -121,6 +121,11 @@ class Tape:
         self._check(found, bound, strict)
         scalar = targets.resolve(target, self.output)
         if found.run is not None:
+            if start is not None:
+                cure = "Multiply its maps instead."
+                raise expected(
+                    f"no start for {found.name}, a method of several passes", "one", cure
+                )
             return found.run(self, scalar, seed, **bound)
         value, gradient = self._seed(scalar)
         factor = _factor(found, value, start)
@@ -190,11 +195,9 @@ class Tape:
         def at(site: LinearSite, m: Tensor) -> Tensor:
             bound = dict(parameters)
             if bound.get("low") is not None and bound.get("high") is not None:
-                ends = [
-                    torch.as_tensor(bound[end], dtype=self.x.dtype, device=self.x.device)
-                    for end in ("low", "high")
-                ]
-                ends = [end.expand_as(self.x) for end in ends]
+                ends = [values_like(f"a bound {e}", bound[e], self.x) for e in ("low", "high")]
+                if bool((ends[0] > ends[1]).any()):
+                    raise expected("low <= high", "low above high", "Exchange them.")
                 bound["low"], bound["high"] = bounds_at(self.trace, site.source, *ends)
             return bind(rule, bound)(site.linear_map(), m)
 
@@ -206,7 +209,7 @@ def _factor(method: Method, value: Tensor, start: float | Tensor | None) -> Tens
     start = method.start if start is None else start
     if start is None or (not method.relevance and isinstance(start, float) and start == 1):
         return None
-    begin = torch.as_tensor(start, dtype=value.dtype, device=value.device).expand_as(value)
+    begin = values_like("a start", start, value)
     if not method.relevance:
         return begin
     if bool((value == 0).any()):
