@@ -1,10 +1,11 @@
 """Every method of the public registry against its oracle, on every kind of small network."""
 
 import pytest
-import salience
 import torch
 from nets import small_nets
 from oracles import ORACLES
+
+import salience
 
 NETS = small_nets()
 PARAMETERS = {
@@ -39,6 +40,17 @@ def test_method_equals_its_oracle(net, method, given):
     scale = oracle.abs().max()
     assert scale > 0
     torch.testing.assert_close(maps, oracle, rtol=0, atol=1e-9 * float(scale))
+
+
+@pytest.mark.parametrize("net", ["mlp", "mlp_no_bias", "conv_bn_relu"])
+@pytest.mark.parametrize("block", [1, 7, 16])
+def test_large_dense_layers_in_blocks_of_rows(net, block, monkeypatch):
+    model, x = NETS[net]
+    target = [1] * len(x)
+    monkeypatch.setattr("salience.linear.BLOCK", block)
+    for method in ("lrp_alpha_beta", "excitation_backprop", "deep_taylor"):
+        maps = salience.record(model, x).explain(method, target=target)
+        torch.testing.assert_close(maps, ORACLES[method](model, x, target), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, unknown
+from salience.errors import SalienceError, expected, unknown
 from salience.linear import Weights
 from salience.randomize import Stage, random_weights, stages_of
 from salience.replay import can_replay, replay
@@ -44,6 +45,18 @@ def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
     return stages[::-1] if order == "top_down" else stages
 
 
+def evenly_spread(stages: int | str, total: int) -> list[int]:
+    """Which stages of a cascade are scored: so many, evenly spread, the last one included."""
+    if stages == "all":
+        stages = total
+    if not isinstance(stages, int) or not 1 <= stages <= total:
+        got = f"{stages!r} (the network has {total})"
+        raise expected('"all" or a number of stages', got, "Score at most as many as there are.")
+    if stages == total:
+        return list(range(total))
+    return [round(number) for number in np.linspace(0, total - 1, stages + 1)[1:]]
+
+
 def cascade(
     model: Callable[..., Any], tape: Tape, recipe: Recipe, repeat: int, scored: set[int]
 ) -> Iterator[tuple[int, Tape]]:
@@ -70,16 +83,18 @@ def _randomised(
     shared: Weights,
 ) -> Tape:
     def again(x: Tensor) -> Tape:
+        if recipe.batch_norm != "keep":  # copies of the model have the statistics of training
+            raise SalienceError(
+                "expected batch_norm='keep' where the model itself must run again, for methods of "
+                f"several passes or operations that cannot be replayed; got {recipe.batch_norm!r}. "
+                "Use single-pass methods, and see tape.coverage for operations that were not seen."
+            )
         return run_pass(_copy_with(model, tape, changed), x, recipe.output)
 
     if not can_replay(tape.trace):
-        if recipe.batch_norm != "keep":
-            raise SalienceError(
-                "expected batch_norm='keep' for a model with operations that cannot be replayed; "
-                f"got {recipe.batch_norm!r}. See tape.coverage for what was not seen."
-            )
         return again(tape.x)
-    return replay(tape, changed, shared, again, _statistics(recipe.batch_norm, changed))
+    transform = _statistics(tape, recipe.batch_norm, changed)
+    return replay(tape, changed, shared, again, transform)
 
 
 def _copy_with(
@@ -100,7 +115,7 @@ def _copy_with(
 
 
 def _statistics(
-    batch_norm: str, changed: dict[int, Tensor]
+    tape: Tape, batch_norm: str, changed: dict[int, Tensor]
 ) -> Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None:
     """BatchNorm's running statistics on the randomised network."""
     if batch_norm == "keep":
@@ -113,8 +128,11 @@ def _statistics(
         if batch_norm == "recalibrate":
             dims = [d for d in range(a.ndim) if d != 1]
             variance, mean = torch.var_mean(a.detach(), dims, correction=0)
-        elif any(i in changed for i in operation.inputs()):
-            mean, variance = torch.zeros_like(mean), torch.ones_like(variance)
+        else:
+            maker = tape.trace.producers.get(operation.inputs()[0])
+            stage = operation if weight is not None or maker is None else maker
+            if any(i in changed for i in stage.inputs()):
+                mean, variance = torch.zeros_like(mean), torch.ones_like(variance)
         return (a, weight, bias, mean, variance, *rest)
 
     return transform

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
@@ -64,6 +65,48 @@ def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
     return response.detach(), transpose
 
 
+# Entries of a dense weight whose positive part is formed at a time; larger weights are not copied.
+BLOCK = 1 << 19
+
+
+class PositiveDense(torch.autograd.Function):
+    """W+ a+ + W- a- of a large dense layer, its sign-split weight formed a few rows at a time.
+
+    A copy of the weight would cost more than the product: at small batches a dense layer takes as
+    long as its weight takes to read.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, weight: Tensor, signed: bool) -> Tensor:
+        ctx.save_for_backward(a, weight)
+        ctx.signed = signed
+        positive, negative = a.clamp(min=0), a.clamp(max=0)
+        parts = []
+        for rows in _blocks(weight):
+            part = F.linear(positive, rows.clamp(min=0))
+            parts.append(part + F.linear(negative, rows.clamp(max=0)) if signed else part)
+        return torch.cat(parts, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (a, weight), m = ctx.saved_tensors, grad_outputs[0]
+        flat, blocks = m.flatten(0, -2), _blocks(weight)
+        pieces = flat.split([len(rows) for rows in blocks], -1)
+        above = m.new_zeros(len(flat), weight.shape[1])
+        below = torch.zeros_like(above) if ctx.signed else None
+        for piece, rows in zip(pieces, blocks, strict=True):
+            above.addmm_(piece, rows.clamp(min=0))
+            if below is not None:
+                below.addmm_(piece, rows.clamp(max=0))
+        if below is not None:
+            above = torch.where(a.flatten(0, -2) < 0, below, above)
+        return above.view_as(a), None, None
+
+
+def _blocks(weight: Tensor) -> tuple[Tensor, ...]:
+    return weight.split(max(1, BLOCK // weight.shape[1]))
+
+
 class LinearMap:
     """z = W a + b as rules see it: responses and transposes of W and of its sign-split parts."""
 
@@ -80,10 +123,11 @@ class LinearMap:
         responses: Responses,
         fold: tuple[Tensor, Tensor] | None = None,
         channels: tuple[int, int] | None = None,
+        dense: bool = False,
     ) -> None:
         self.a, self._z, self.call = a, z, call
         self._weight, self.bias = weight, bias
-        self._fold, self._channels = fold, channels
+        self._fold, self._channels, self._dense = fold, channels, dense
         self._transpose, self._scale = transpose, scale
         self._weights, self._responses = weights, responses
 
@@ -138,7 +182,10 @@ class LinearMap:
 
     def _positive_part(self) -> Backward:
         """a -> W+ a+ + W- a-, as one call where a is not negative or the map can be widened."""
-        if not self.a.numel() or bool(self.a.amin() >= 0):
+        signed = self.a.numel() > 0 and not bool(self.a.amin() >= 0)
+        if self._dense and self._fold is None and self._weight.numel() > 2 * BLOCK:
+            return lambda a: PositiveDense.apply(a, self._weight, signed)  # type: ignore[return]
+        if not signed:
             positive = self.weight_part("+")
             return lambda a: self.call(a, positive)
         if self._channels is None:

@@ -50,15 +50,15 @@ def stages_of(trace: Trace) -> list[Stage]:
         before = next((last_output[i] for i in inputs if i in last_output), None)
         if not own:
             continue
-        joins = before is not None and _belongs_to_stage_before(operation)
-        if joins and before is not None:
-            groups[before].update(new)
-        elif new:
-            groups.append(new)
-            before = len(groups) - 1
+        if before is None or not _belongs_to_stage_before(operation):
+            if new:
+                groups.append({})
+            # tied weights: what follows belongs to the stage that has them
+            tied = next((k for k, group in enumerate(groups) if own[0] in group), 0)
+            before = len(groups) - 1 if new else tied
+        groups[before].update(new)
+        last_output.update(dict.fromkeys(operation.outputs, before))
         seen.update(new)
-        if before is not None:
-            last_output.update(dict.fromkeys(operation.outputs, before))
     if not groups:
         raise SalienceError(
             "expected a model with parameters; got none that the output depends on. "
@@ -138,10 +138,15 @@ def _reset_layers(model: nn.Module, stage: Stage, place: tuple[int, ...]) -> dic
         if reset is None:
             continue
         layer = copy.deepcopy(layer).cpu()
+        before = {name: (p._version, p.detach().clone()) for name, p in layer.named_parameters()}
         # initialisers draw from the global generator, which is put back as it was
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(stream(*place, number, 1).initial_seed())
             reset(layer)
         prefix = f"{owner}." if owner else ""
-        fresh.update({f"{prefix}{name}": p.detach() for name, p in layer.named_parameters()})
+        for name, p in layer.named_parameters():
+            version, value = before[name]
+            # a reset need not reach them all: not those of a weight norm, nor raw ones
+            if p._version != version or not torch.equal(p, value):
+                fresh[f"{prefix}{name}"] = p.detach()
     return fresh

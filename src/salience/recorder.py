@@ -293,7 +293,7 @@ class Recorder(TorchFunctionMode):
 
     def _keep(self, operands: list[Tensor], reader: Site | None) -> None:
         """Keep what a replay may find unchanged beside something that changed."""
-        if self.kept is None or len(operands) < 2:
+        if self.kept is None or (len(operands) < 2 and not isinstance(reader, LinearSite)):
             return
         if isinstance(reader, BatchNormSite) and reader.folded:  # replayed with its linear map
             operands = operands[1:]

@@ -57,7 +57,8 @@ def replay(
             if site is not None:
                 _join_as_recorded(trace, operation, site, sites)
                 sites[operation.outputs[0]] = site
-            tensors = list(leaves(run_operation(operation, site, args, kwargs), Tensor))
+            with torch.set_grad_enabled(operation.kind != "detached"):
+                tensors = list(leaves(run_operation(operation, site, args, kwargs), Tensor))
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 values[output] = tensors[pick]
     assert trace.output is not None

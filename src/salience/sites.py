@@ -164,6 +164,7 @@ class LinearSite:
         self._call, self._weight, self._bias = call, weight, bias
         self.first = first  # no contraction upstream: the input layer
         self.source = 0  # the number of the value a
+        self.dense = False  # z = a W^T + b with W (out, in)
         self.channels: tuple[int, int] | None = None  # the dimensions that are summed over
         self.folded: BatchNormSite | None = None
         self.fold: Tensor | None = None  # the BatchNorm's scale, in the shape of the weight
@@ -207,6 +208,7 @@ class LinearSite:
         return LinearMap(
             self.a, lambda: source.z, lambda a, w: self._call(a, w, None), self._weight, bias,
             self._transpose, scale, self._weights, self._responses, factor, self.channels,
+            self.dense,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor | None:

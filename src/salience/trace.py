@@ -100,6 +100,7 @@ def make_site(
         weight = args[slots.weight]
         call = linear_call(function, slots, args, kwargs)
         site = LinearSite(walk, weights, call, weight, bias, first)
+        site.dense = operation.name == "linear"
         site.channels = channel_dims(operation.name, slots, args, kwargs)
         site.fold_scale = partial(fold_scale, operation.name, slots, weight)
         return site
