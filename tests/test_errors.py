@@ -338,8 +338,6 @@ def test_a_baseline_per_sample_through_batches():
 KNOWN: dict[str, str] = {
     "test_explain_says_the_same_as_record[device]":
         "finite values are asked for before the device is compared",
-    "test_an_output_with_parameters_that_ignores_the_input":
-        "an output may need a gradient of parameters alone",
 }
 
 

@@ -1001,8 +1001,6 @@ def test_a_users_input_rule_sees_a_folded_batch_norm_once():
 KNOWN: dict[str, str] = {
     "test_a_write_under_no_grad_leaves_the_gradient_as_autograd_does":
         "a write under no_grad cuts the gradient",
-    "test_autocast_inside_forward":
-        "responses are computed outside of the autocast of the forward pass",
 }
 
 

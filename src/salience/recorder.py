@@ -248,6 +248,9 @@ class Recorder(TorchFunctionMode):
         if not operands:
             return func(*args, **kwargs)
         depends = self.depends(operands)
+        device = operands[0].device.type
+        if torch.is_autocast_enabled(device):
+            func = _under_autocast(func, device, torch.get_autocast_dtype(device))
         args, kwargs = ops.positional(name, args, kwargs)
         if name in ("batch_norm", "instance_norm") and len(args) > 5 and args[5]:
             args = (*args[:3], None, None, *args[5:])  # running statistics are only written
@@ -352,6 +355,16 @@ def _base(view: Tensor) -> Tensor:
     base = view._base
     assert base is not None
     return base
+
+
+def _under_autocast(func: Callable[..., Any], device: str, dtype: torch.dtype) -> Any:
+    """The function as the model ran it, also when rules and replays call it later."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device, dtype):
+            return func(*args, **kwargs)
+
+    return call
 
 
 def _pure(name: str) -> Callable[..., Any] | None:

@@ -74,7 +74,9 @@ class Tape:
     @property
     def depends_on_input(self) -> bool:
         """Whether a gradient can reach the input from the output."""
-        return self._output.requires_grad
+        if not self.trace.opaque:
+            return self._output.requires_grad
+        return _reaches(self._output, self._input)  # an unseen function may have other inputs
 
     def coverage(self, method: str | Method) -> Coverage:
         """Which operations got which rule, which passed by autograd and which are not covered."""
@@ -202,6 +204,20 @@ class Tape:
             return bind(rule, bound)(site.linear_map(), m)
 
         return at
+
+
+def _reaches(output: Tensor, leaf: Tensor) -> bool:
+    """Whether the graph of an output contains a leaf."""
+    queue, seen = [output.grad_fn], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", None) is leaf:
+            return True
+        queue.extend(before for before, _ in node.next_functions)
+    return False
 
 
 def _factor(method: Method, value: Tensor, start: float | Tensor | None) -> Tensor | None:
