@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo imagenet test lint bench clean
+.PHONY: install demo lensing imagenet test lint bench clean
 
 install: $(VENV)/installed
 
@@ -16,6 +16,10 @@ $(VENV)/installed: pyproject.toml constraints.txt requirements-demo.txt
 	touch $@
 
 demo: install
+	$(BIN)/python examples/weak_lensing/study.py
+
+lensing: install
+	$(BIN)/python examples/weak_lensing/train.py
 	$(BIN)/python examples/weak_lensing/study.py
 
 imagenet: install

@@ -1,5 +1,6 @@
 """Saliency maps of trained networks by every established method, and which of them to believe."""
 
+from salience.attribution import attribution_by_value
 from salience.errors import SalienceError, SalienceWarning
 from salience.explaining import explain
 from salience.methods import Method, methods
@@ -17,6 +18,7 @@ __all__ = [
     "Tape",
     "Verdict",
     "Verdicts",
+    "attribution_by_value",
     "explain",
     "methods",
     "randomization_test",

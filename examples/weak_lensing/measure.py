@@ -1,0 +1,187 @@
+"""The measurements of the weak-lensing study on one trained network, each kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from network import WEIGHTS, load_metadata, load_network
+from simulate import CACHE, cosmologies, observe, simulate
+from torch import Tensor, nn
+from train import RECIPES, r_squared
+
+import salience
+from salience.cascade import Recipe, cascade, ordered_stages
+from salience.tape import run_pass
+
+NETWORKS, OUTPUTS = tuple(RECIPES), ("omega_m", "sigma_8")
+KEYS = [(name, output) for name in NETWORKS[:2] for output in OUTPUTS]  # what findings are about
+COSMOLOGIES, MAPS = 24, 4  # unseen cosmologies, maps of each
+TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
+CODE = [Path(__file__), *sorted(Path(salience.__file__).parent.glob("*.py"))]
+RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps
+SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+MANY = [name for name in salience.methods if name not in SINGLE]
+EDGES, FINE_EDGES = (0, 3), (-1, 0, 1, 2, 3)  # standard deviations of a map
+FULL = {"integrated_gradients": {"max_steps": 64}}
+REDUCED = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 16}}
+
+
+def unseen_maps(
+    seed: int, progress: bool = False, cache: Path = CACHE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noiseless maps (MAPS * COSMOLOGIES, 128, 128) and their (Omega_m, sigma_8).
+
+    The first COSMOLOGIES maps have one cosmology each, and so on.
+    """
+    parameters = cosmologies(COSMOLOGIES, seed)
+    kappa = simulate(parameters, MAPS, seed, progress, cache).swapaxes(
+        0, 1
+    )  # (MAPS, COSMOLOGIES, 128, 128)
+    return kappa.reshape(-1, *kappa.shape[2:]), np.tile(parameters, (MAPS, 1))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network and the maps it is asked about."""
+
+    network: nn.Module
+    x: Tensor  # (MAPS * COSMOLOGIES, 1, 128, 128) noisy, smoothed; one map of each cosmology first
+    targets: Tensor  # (MAPS * COSMOLOGIES, 2) standardised
+    settings: dict[str, Any]  # what a stored part depends on
+
+
+def load(name: str, seed: int, cache: Path = CACHE) -> Subject:
+    """A network of `weights/` with freshly simulated maps of unseen cosmologies."""
+    path = WEIGHTS / f"{name}.safetensors"
+    kappa, parameters = unseen_maps(seed, cache=cache)
+    rng = np.random.default_rng([seed, 1])
+    x = torch.from_numpy(observe(kappa, RECIPES[name]["n_gal_per_arcmin2"], rng))[:, None]
+    about = load_metadata(path)
+    mean, std = (torch.tensor(about[f"target_{part}"]) for part in ("mean", "std"))
+    settings = {
+        "seed": seed, "weights": digest([path]), "code": digest(CODE),
+        "numbers": [COSMOLOGIES, MAPS, TESTED, FEW, REPEATS], "parameters": [FULL, REDUCED],
+    }  # fmt: skip
+    targets = (torch.from_numpy(parameters).float() - mean) / std
+    return Subject(load_network(path), x, targets, settings)
+
+
+def digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the contents of files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def accuracy(subject: Subject) -> list[float]:
+    """R^2 of each output over all maps."""
+    return r_squared(subject.network, subject.x, subject.targets)
+
+
+def part_path(folder: Path, name: str, label: str) -> Path:
+    return folder / f"{name}-{label.replace(' ', '-')}.nc"
+
+
+def read(path: Path) -> xarray.Dataset:
+    return xarray.load_dataset(path)
+
+
+def stored(
+    path: Path, settings: dict[str, Any], make: Callable[[], xarray.Dataset], fresh: bool
+) -> xarray.Dataset:
+    """The dataset in `path` if it was made with these settings; else make it and keep it there."""
+    key = json.dumps(settings, sort_keys=True)
+    if path.exists() and not fresh:
+        data = read(path)
+        if data.attrs["settings"] == key:
+            return data
+    data = make()
+    attributes = {name: value if isinstance(value, int | float) else str(value)
+                  for name, value in data.attrs.items()}  # fmt: skip
+    data.attrs = {**attributes, "settings": key}
+    partial = path.with_suffix(".partial")
+    data.to_netcdf(partial)
+    partial.replace(path)
+    return data
+
+
+def explained(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """Output -> method -> maps shaped like x."""
+    given = {name: FULL[name] for name in names if name in FULL}
+    return {
+        output: salience.explain(network, x, names, k, batch_size=24, parameters=given)
+        for k, output in enumerate(OUTPUTS)
+    }
+
+
+def measure_maps(subject: Subject) -> xarray.Dataset:
+    """Maps of FEW inputs by all methods, and the attribution per class of kappa over COSMOLOGIES.
+
+    `mean`, `low`, `high` and `chance` are those of `salience.attribution_by_value` with EDGES;
+    names with `fine_` those with FINE_EDGES. Methods of many passes have FEW inputs to average.
+    """
+    network, x = subject.network, subject.x[:COSMOLOGIES]
+    single, many = explained(network, x, SINGLE), explained(network, x[:FEW], MANY)
+    together = {o: {**single[o], **many[o]} for o in OUTPUTS}
+    values = [[together[o][m][:FEW, 0].numpy() for m in salience.methods] for o in OUTPUTS]
+    data = xarray.Dataset(
+        {"maps": (("output", "method", "input", "y", "x"), np.array(values)),
+         "kappa": (("input", "y", "x"), x[:FEW, 0].numpy())},
+        {"output": list(OUTPUTS), "method": list(salience.methods)},
+    )  # fmt: skip
+    for prefix, edges in (("", EDGES), ("fine_", FINE_EDGES)):
+        parts = []
+        for maps, inputs in ((single, x), (many, x[:FEW])):
+            shares = salience.attribution_by_value(maps, inputs, edges).drop_dims("sample")
+            shares["chance"] = shares["chance"].broadcast_like(shares["mean"])
+            parts.append(shares.reset_coords(("lower", "upper"), drop=True))
+        whole = xarray.concat(parts, "method").sel({"method": list(salience.methods)})
+        data = data.merge(whole.rename({n: f"{prefix}{n}" for n in (*whole.data_vars, "class")}))
+    errors = [m["integrated_gradients"].completeness_error.max() for m in together.values()]
+    return data.assign_attrs(completeness_error=float(max(errors)))
+
+
+def measure_cascade(subject: Subject) -> xarray.Dataset:
+    """Maps of the first input on the trained network and after each stage, for sigma_8."""
+    network, target = subject.network, OUTPUTS.index("sigma_8")
+    tape = run_pass(network, subject.x[:1], keep=True)
+    names = [stage.name for _, stage in ordered_stages(tape, "top_down")]
+    stages = cascade(network, tape, Recipe(seed=RANDOM_WEIGHTS), 0, set(range(len(names))))
+    tapes = [tape, *(randomised for _, randomised in stages)]
+    values = [[t.explain(m, target)[0, 0].numpy() for t in tapes] for m in SINGLE]
+    coordinates = {"method": SINGLE, "stage": ["trained", *names]}
+    return xarray.Dataset({"maps": (("method", "stage", "y", "x"), np.array(values))}, coordinates)
+
+
+def randomised(
+    subject: Subject, count: int, methods: Sequence[str], output: str, **options: Any
+) -> xarray.Dataset:
+    """The randomisation test on the first `count` maps."""
+    return salience.randomization_test(
+        subject.network, subject.x[:count], methods, OUTPUTS.index(output), seed=RANDOM_WEIGHTS,
+        scores=("spearman", "spearman_abs"), progress=False, **{"repeats": REPEATS, **options},
+    )  # fmt: skip
+
+
+PARTS: dict[str, Callable[[Subject], xarray.Dataset]] = {
+    "maps": measure_maps,
+    "cascade": measure_cascade,
+    # does deconvnet's map on an average-pool network depend on the input at all?
+    "constancy": lambda s: randomised(s, FEW, ["gradient", "deconvnet"], "sigma_8", repeats=2),
+}
+for _output in OUTPUTS:
+    PARTS[f"test {_output}"] = partial(randomised, count=TESTED, methods=SINGLE, output=_output)
+    # at reduced cost: FEW maps, 3 of the stages
+    PARTS[f"few {_output}"] = partial(
+        randomised, count=FEW, methods=MANY, output=_output, stages=3, parameters=REDUCED
+    )
+JOBS = [(name, part) for name in NETWORKS for part in PARTS if (part == "constancy") is
+        (name == "average_pool")]  # fmt: skip
+JOBS.sort(key=lambda job: not job[1].startswith(("few", "test", "maps")))  # the long ones first
