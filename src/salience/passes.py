@@ -6,7 +6,8 @@ whose memory is bounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +16,16 @@ from salience.checks import values_like
 from salience.memory import in_parts
 from salience.targets import Scalar
 
-if TYPE_CHECKING:
-    from salience.tape import Tape
+
+class Pass(Protocol):
+    """What these methods need of a tape."""
+
+    x: Tensor
+    output: Tensor
+    again: Callable[[Tensor], Pass]
+
+    def explain(self, method: Any, target: Any = ..., /) -> Tensor: ...
+
 
 SAMPLES_PER_PASS = 16  # unless the batch itself is larger
 
@@ -30,7 +39,7 @@ def _in_copies(target: Scalar, batch: int) -> Scalar:
     return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
 
 
-def smoothgrad(tape: Tape, target: Scalar, seed: int, base: Any, n: int, noise: float) -> Tensor:
+def smoothgrad(tape: Pass, target: Scalar, seed: int, base: Any, n: int, noise: float) -> Tensor:
     """Mean over n draws of the base method's map at x + s e, s = noise (max x - min x) per sample.
 
     All samples share the draws e, so that a map does not depend on what else is in the batch; they
@@ -63,7 +72,7 @@ def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def integrated_gradients(
-    tape: Tape, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
+    tape: Pass, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
 ) -> Tensor:
     """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
 
@@ -89,7 +98,7 @@ def integrated_gradients(
     return maps
 
 
-def _mean_gradient(tape: Tape, target: Scalar, x0: Tensor, steps: int) -> Tensor:
+def _mean_gradient(tape: Pass, target: Scalar, x0: Tensor, steps: int) -> Tensor:
     """The mean of df/dx over the midpoints of equal steps from x0 to x."""
     x = tape.x
     midpoints = (torch.arange(steps, device=x.device, dtype=torch.float64) + 0.5) / steps

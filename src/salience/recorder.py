@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from salience import ops
 from salience.errors import expected
 from salience.expansion import past_dispatch
+from salience.functional import functional_form, restrided, scattered, under_autocast
 from salience.linear import Weights
 from salience.sites import BatchNormSite, LinearSite, Walk, join, separate
 from salience.trace import (
@@ -36,7 +37,6 @@ from salience.trace import (
     tree_map,
 )  # fmt: skip
 
-_NN: Any = torch._C._nn  # type: ignore[attr-defined]  # activations that are not methods
 _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, number of the value)
 
 
@@ -199,10 +199,10 @@ class Recorder(TorchFunctionMode):
             base = _base(target)
             geometry = (target.size(), target.stride(), target.storage_offset())
             args = (self.current(base), result, *geometry)
-            result = self._apply(_scattered, "as_strided_scatter", args, {})
+            result = self._apply(scattered, "as_strided_scatter", args, {})
             target = base
         elif result.stride() != target.stride() and result.shape == target.shape:
-            result = self._apply(_restrided, "contiguous", (result, target.stride()), {})
+            result = self._apply(restrided, "contiguous", (result, target.stride()), {})
         self._replace(target, result)
         return None if name == "__setitem__" else handle
 
@@ -223,16 +223,8 @@ class Recorder(TorchFunctionMode):
         """The result of an in-place call, with its target left as it was."""
         if name == "relu_" and self._may_overwrite(args[0]):
             return self._apply(torch.relu_, "relu", args, kwargs)
-        pure = _pure(name[:-1])
-        if pure is not None and not name.startswith("__"):
-            return self._apply(pure, name[:-1], args, kwargs)
-
-        def written(target: Tensor, *rest: Any, **options: Any) -> Tensor:
-            copy = target.clone()
-            func(copy, *rest, **options)
-            return copy
-
-        return self._apply(written, name, args, kwargs)
+        pure, name = functional_form(func, name)
+        return self._apply(pure, name, args, kwargs)
 
     def _may_overwrite(self, tensor: Tensor) -> bool:
         """Whether only the in-place ReLU reads a value, which no rule needs before it."""
@@ -250,7 +242,7 @@ class Recorder(TorchFunctionMode):
         depends = self.depends(operands)
         device = operands[0].device.type
         if torch.is_autocast_enabled(device):
-            func = _under_autocast(func, device, torch.get_autocast_dtype(device))
+            func = under_autocast(func, device, torch.get_autocast_dtype(device))
         args, kwargs = ops.positional(name, args, kwargs)
         if name in ("batch_norm", "instance_norm") and len(args) > 5 and args[5]:
             args = (*args[:3], None, None, *args[5:])  # running statistics are only written
@@ -355,33 +347,6 @@ def _base(view: Tensor) -> Tensor:
     base = view._base
     assert base is not None
     return base
-
-
-def _under_autocast(func: Callable[..., Any], device: str, dtype: torch.dtype) -> Any:
-    """The function as the model ran it, also when rules and replays call it later."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device, dtype):
-            return func(*args, **kwargs)
-
-    return call
-
-
-def _pure(name: str) -> Callable[..., Any] | None:
-    found = (getattr(place, name, None) for place in (torch.Tensor, _NN, torch))
-    return next((function for function in found if function is not None), None)
-
-
-def _scattered(base: Tensor, part: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
-    """The base with a view of it replaced; as_strided_scatter has a wrong gradient (torch 2.13)."""
-    copy = base.clone()
-    copy.as_strided(size, stride, offset - base.storage_offset()).copy_(part)
-    return copy
-
-
-def _restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
-    empty = torch.empty_strided(tensor.size(), stride, dtype=tensor.dtype, device=tensor.device)
-    return empty.copy_(tensor)
 
 
 def _cannot_replay(*_: Any) -> Any:

@@ -1,0 +1,48 @@
+"""Pure forms of what a model does in place, so that no value is overwritten behind a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NN: Any = torch._C._nn  # type: ignore[attr-defined]  # activations that are not methods
+
+
+def under_autocast(func: Callable[..., Any], device: str, dtype: torch.dtype) -> Any:
+    """The function as the model ran it, also when rules and replays call it later."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device, dtype):
+            return func(*args, **kwargs)
+
+    return call
+
+
+def functional_form(func: Callable[..., Any], name: str) -> tuple[Callable[..., Any], str]:
+    """The pure form of a function that writes into its first argument, and its name."""
+    if not name.startswith("__"):
+        for place in (torch.Tensor, _NN, torch):
+            if hasattr(place, name[:-1]):
+                return getattr(place, name[:-1]), name[:-1]
+
+    def written(target: Tensor, *rest: Any, **options: Any) -> Tensor:
+        copy = target.clone()
+        func(copy, *rest, **options)
+        return copy
+
+    return written, name
+
+
+def scattered(base: Tensor, part: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
+    """The base with a view of it replaced; as_strided_scatter has a wrong gradient (torch 2.13)."""
+    copy = base.clone()
+    copy.as_strided(size, stride, offset - base.storage_offset()).copy_(part)
+    return copy
+
+
+def restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    empty = torch.empty_strided(tensor.size(), stride, dtype=tensor.dtype, device=tensor.device)
+    return empty.copy_(tensor)
