@@ -9,7 +9,7 @@ import salience
 
 NETS = small_nets()
 PARAMETERS = {
-    "lrp_epsilon": [{}, {"eps": 0.3}],
+    "lrp_epsilon": [{}, {"eps": 0.3}, {"eps": 0.0}],
     "lrp_alpha_beta": [{}, {"alpha": 1.0, "beta": 0.0}, {"alpha": 1.5, "beta": 0.5}],
     "deep_taylor": [{}, {"low": -4.0, "high": 4.0}],
     "smoothgrad": [{"n": 3}, {"n": 2, "noise": 0.3, "base": "lrp_epsilon"}],
