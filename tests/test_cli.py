@@ -188,7 +188,7 @@ MISTAKES = {
     "target word": (["nets.py:net", "x.npy", "--target", "dog"], "expected a target: argmax"),
     "target code": (["nets.py:net", "x.npy", "--target", "exit()"], "expected a target: argmax"),
     "target real": (["nets.py:net", "x.npy", "--target", "1.5"], "expected a target: argmax"),
-    "target range": (["nets.py:net", "x.npy", "--target", "9"], "expected a target from 0 to 4"),
+    "target range": (["nets.py:net", "x.npy", "--target", "9"], "expected a target from -5 to 4"),
     "targets": (["nets.py:net", "x.npy", "--target", "1,2"], "one target per sample, 3"),
     "param form": (["nets.py:net", "x.npy", "--param", "eps=1"], "expected METHOD.NAME=VALUE"),
     "param method": (

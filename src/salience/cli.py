@@ -17,12 +17,22 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, SalienceWarning, expected
-from salience.export import outputs_of, save_maps, save_overview, timed_maps, titles_of
+from salience import options as opt
+from salience import report
+from salience.errors import SalienceError, SalienceWarning, expected, unknown
+from salience.export import (
+    device_of,
+    outputs_of,
+    save_maps,
+    save_overview,
+    timed_maps,
+    titles_of,
+    uncovered_operations,
+)
 from salience.memory import ran_out_of_memory
 from salience.methods import methods as registry
-from salience.options import parse_methods, parse_numbers, parse_parameters, parse_target
 from salience.provenance import provenance
+from salience.sanity import randomization_test
 
 app = typer.Typer(
     help="Saliency maps of trained PyTorch networks by every established method.",
@@ -32,20 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-_EXAMPLES = """\
-[bold]Examples[/bold]
-
-salience explain torchnet.py:make digits.npy --weights net.safetensors -o out
-
-salience explain mypackage.nets:unet scans.npz:volumes --target "(1, 32, 40)" -o out
-
-salience explain net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
---std 0.229,0.224,0.225 --methods gradient,lrp_epsilon --param lrp_epsilon.eps=0.01 -o out
-
-[bold]Afterwards[/bold]
-
-maps = numpy.load("out/maps.npz"); maps["lrp_epsilon"]; maps["lrp_epsilon.conservation_error"]
-"""
+_PASSED_ON = ("order", "repeats", "batch_norm", "retarget", "seed", "batch_size")
 
 
 @app.command("methods")
@@ -58,87 +55,98 @@ def list_methods() -> None:
     _console().print(table)
 
 
-@app.command("explain", epilog=_EXAMPLES)
+@app.command("explain", epilog=opt.EXPLAIN_EXAMPLES)
 def explain_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="'file.py:factory' or 'package.module:factory'; factory() returns the torch "
-            "module, which is put into eval mode.",
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA...",
-            help="FILE.npy, FILE.npz, FILE.npz:key or FILE.pt: a batch of floating-point inputs, "
-            "used as it is. Or images (.png, .jpg) and folders of images.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for maps.npz and overview.png.")],
-    methods: Annotated[
-        str, typer.Option(help="'all', or names separated by commas (see: salience methods).")
-    ] = "all",
-    target: Annotated[
-        str,
-        typer.Option(
-            help="Which scalar of the output is explained: argmax; 3 (one class or regression "
-            "output, all samples); 3-5 (the difference of two); 1,7,2 (one for each sample); "
-            '"(0,5,7)" (an index of a dense output, such as class, row, column).'
-        ),
-    ] = "argmax",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights to load: .safetensors, or .pt/.pth (tensors alone)."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Inputs per pass; halved by itself when memory runs out.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of SmoothGrad's noise and of random weights.")] = 0,
-    device: Annotated[str, typer.Option(help="Such as cpu, cuda or cuda:1.")] = "cpu",
-    output: Annotated[
-        str | None,
-        typer.Option(help="Which part to explain of a model that returns a tuple or a dict."),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Images: resize the shorter side to N pixels, keep the central square."),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="Images: pixels become (pixel / 255 - mean) / std. One number, or one for each "
-            "channel, in units of pixel values scaled to [0, 1]."
-        ),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Images: see --mean.")] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METHOD.NAME=VALUE", help="A method's parameter; may be repeated."),
-    ] = None,
+    model: opt.Model,
+    data: opt.Data,
+    out: opt.Out,
+    methods: opt.Methods = "all",
+    target: opt.Target = "argmax",
+    weights: opt.WeightsFile = None,
+    batch_size: opt.BatchSize = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "cpu",
+    output: opt.Output = None,
+    size: opt.Size = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    param: opt.Param = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a method has no rule for an operation.")
     ] = False,
 ) -> None:
     """Explain a trained network on data: one map per input and method.
 
-    OUT gets maps.npz (a map per method, with its errors, the inputs, outputs and the provenance
-    of the run) and overview.png (a row per input, a column per method).
+    OUT gets maps.npz (a map per method, with its errors, the inputs, outputs
+    and the provenance of the run) and overview.png (a row per input, a column
+    per method).
     """
     with _user_errors():
-        given = {key: value for key, value in locals().items() if value is not None}
-        _run(given)
+        _explain({key: value for key, value in locals().items() if value is not None})
 
 
-def _run(given: dict[str, Any]) -> None:
+@app.command("check", epilog=opt.CHECK_EXAMPLES)
+def check_command(
+    model: opt.Model,
+    data: opt.Data,
+    out: opt.Out,
+    methods: opt.Methods = "single-pass",
+    target: opt.Target = "argmax",
+    order: Annotated[
+        str, typer.Option(help="top_down (cascading from the output), bottom_up or independent.")
+    ] = "top_down",
+    repeats: Annotated[int, typer.Option(help="Independent random networks.")] = 5,
+    stages: Annotated[
+        str, typer.Option(help="How many evenly spread stages to score, or all.")
+    ] = "all",
+    scores: Annotated[
+        str, typer.Option(help="Similarities, separated by commas, or all that the maps allow.")
+    ] = "all",
+    score: Annotated[
+        str, typer.Option(help="The similarity that verdicts and figures are about.")
+    ] = "spearman_abs",
+    init: Annotated[
+        str, typer.Option(help="Random weights: own (each layer's initialiser), normal, permute.")
+    ] = "own",
+    batch_norm: Annotated[
+        str, typer.Option(help="BatchNorm's running statistics: keep, recalibrate or reset.")
+    ] = "keep",
+    retarget: Annotated[
+        bool, typer.Option("--retarget", help="Decide the target anew on each random network.")
+    ] = False,
+    show: Annotated[int, typer.Option(min=0, help="Inputs in cascade.png, from the first.")] = 2,
+    form: Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")] = "nc",
+    weights: opt.WeightsFile = None,
+    batch_size: opt.BatchSize = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "cpu",
+    output: opt.Output = None,
+    size: opt.Size = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    param: opt.Param = None,
+) -> None:
+    """Test which methods' maps depend on what the network has learned.
+
+    The weights are randomised stage by stage, and each method's maps compared
+    with those of the trained network (Adebayo 2018). A method whose maps
+    survive is insensitive: they do not show what was learned.
+
+    OUT gets the scores and the maps of the inputs shown (study.nc),
+    verdicts.json, similarity.png (how alike the maps are at each stage) and
+    cascade.png (the maps down the cascade).
+    """
+    with _user_errors():
+        _check({key: value for key, value in locals().items() if value is not None})
+
+
+def _explain(given: dict[str, Any]) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
-    chosen = parse_methods(given["methods"])
-    part = given.get("output", "")
+    chosen = opt.parse_methods(given["methods"])
     run = {
-        "target": parse_target(given["target"]),
-        "parameters": parse_parameters(given.get("param", []), chosen),
-        "output": int(part) if part.isdecimal() else part or None,
+        "target": opt.parse_target(given["target"]),
+        "parameters": opt.parse_parameters(given.get("param", []), chosen),
+        "output": opt.parse_output(given.get("output")),
         "batch_size": given.get("batch_size"),
         "seed": given["seed"],
         "strict": given["strict"],
@@ -152,7 +160,7 @@ def _run(given: dict[str, Any]) -> None:
     told = json.dumps({
         **provenance(network, x),
         "numpy": np.__version__,
-        "options": {key: str(v) if isinstance(v, Path) else v for key, v in given.items()},
+        "options": _told(given),
         "methods": {m.name: m.bound(run["parameters"].get(m.name, {})) for m in chosen},
     })  # fmt: skip
     arrays = {"input": x, "output": outputs, "target_value": values}
@@ -163,6 +171,40 @@ def _run(given: dict[str, Any]) -> None:
         save_overview(files[-1], x, maps, titles_of(names, given["target"], outputs, values))
     for file in files:
         console.print(Text(str(file)), soft_wrap=True)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Everything that `salience check` does, from its options as they were given."""
+    chosen = opt.parse_methods(given["methods"])
+    score, target = given["score"], opt.parse_target(given["target"])
+    options = {
+        "stages": opt.parse_stages(given["stages"]), "weights": given["init"],
+        "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
+        "parameters": opt.parse_parameters(given.get("param", []), chosen),
+        **{name: given.get(name) for name in _PASSED_ON},
+    }  # fmt: skip
+    if given["form"] not in report.FORMATS:
+        raise unknown("format", given["form"], report.FORMATS)
+    if given.get("batch_size", 1) < 1:
+        raise expected("a batch size of at least 1", f"{given['batch_size']}", "")
+    out = _folder(given["out"])
+    network, x, _ = _load(given)
+    outputs_of(network, x, {**options, "target": target})
+    scores = opt.parse_scores(given["scores"], score, x)
+    x = x.to(device_of(network, x))
+    uncovered = uncovered_operations(network, x, chosen, options["output"])
+    dataset = randomization_test(network, x, chosen, target, scores=scores, **options)
+    dataset.attrs["command"] = json.dumps(_told(given))
+    judged = report.judge_study(dataset, score)
+    console = _console()
+    report.show_study(console, dataset, judged, uncovered, score)
+    told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
+    for file in report.save_study(out, dataset, judged, told, score, given["form"]):
+        console.print(Text(str(file)), soft_wrap=True)
+
+
+def _told(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
 
 
 def _load(given: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
@@ -178,8 +220,8 @@ def _load(given: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
         given["data"],
         channels=1 if first is not None and first.in_channels == 1 else 3,
         size=given.get("size"),
-        mean=parse_numbers("mean", given.get("mean")),
-        std=parse_numbers("std", given.get("std")),
+        mean=opt.parse_numbers("mean", given.get("mean")),
+        std=opt.parse_numbers("std", given.get("std")),
     )
     check_batch(network, x)
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]

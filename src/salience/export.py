@@ -30,7 +30,7 @@ def outputs_of(network: nn.Module, x: Tensor, run: dict[str, Any]) -> tuple[Tens
     for rows in x.split(max(1, run["batch_size"] or _FORWARD)):
         try:
             with torch.no_grad():
-                raw = network(rows.to(_device(network, x)))
+                raw = network(rows.to(device_of(network, x)))
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
@@ -50,17 +50,23 @@ def outputs_of(network: nn.Module, x: Tensor, run: dict[str, Any]) -> tuple[Tens
     return outputs, resolve(run["target"], outputs)(outputs)
 
 
-def _device(network: nn.Module, x: Tensor) -> torch.device:
+def device_of(network: nn.Module, x: Tensor) -> torch.device:
     return next((p.device for p in network.parameters()), x.device)
+
+
+def uncovered_operations(
+    network: nn.Module, x: Tensor, chosen: list[Method], output: str | int | None
+) -> dict[str, list[str]]:
+    """For each method the operations of the network that it has no rule for."""
+    tape = record(network, x[:1].to(device_of(network, x)), output=output)
+    return {method.name: tape.coverage(method).uncovered for method in chosen}
 
 
 def timed_maps(
     network: nn.Module, x: Tensor, chosen: list[Method], run: dict[str, Any]
 ) -> tuple[Table, dict[str, Tensor]]:
     """The maps, and a table of what each of them took and how far it can be relied on."""
-    tape = record(network, x[:1].to(_device(network, x)), output=run["output"])
-    uncovered = {method.name: tape.coverage(method).uncovered for method in chosen}
-    del tape
+    uncovered = uncovered_operations(network, x, chosen, run["output"])
     table = Table(Column("method", no_wrap=True), "seconds", "largest error", "not covered")
     maps: dict[str, Tensor] = {}
     with tqdm(chosen, leave=False, disable=None, unit="method") as bar:

@@ -1,15 +1,118 @@
-"""What was typed on the command line: targets, parameters, names and numbers."""
+"""What is typed on the command line: the options that commands share, and how values are read."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from salience.errors import expected, unknown
+import typer
+from torch import Tensor
+
+from salience.errors import SalienceError, expected, unknown
 from salience.methods import Method, find
 from salience.methods import methods as registry
+from salience.similarity import similarities
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="'file.py:factory' or 'package.module:factory'; factory() returns the torch "
+        "module, which is put into eval mode.",
+    ),
+]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...",
+        help="FILE.npy, FILE.npz, FILE.npz:key or FILE.pt: a batch of floating-point inputs, "
+        "used as it is. Or images (.png, .jpg) and folders of images.",
+    ),
+]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the files that are written.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="'all', 'single-pass', or names separated by commas (see: salience methods)."
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="Which scalar of the output is explained: argmax; 3 (one class or regression "
+        "output, all samples); 3-5 (the difference of two); 1,7,2 (one for each sample); "
+        '"(0,5,7)" (an index of a dense output, such as class, row, column).'
+    ),
+]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option(help="Weights to load: .safetensors, or .pt/.pth (tensors alone)."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Inputs per pass; halved by itself when memory runs out.")
+]
+Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Device = Annotated[str, typer.Option(help="Such as cpu, cuda or cuda:1.")]
+Output = Annotated[
+    str | None,
+    typer.Option(help="Which part to explain of a model that returns a tuple or a dict."),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Images: resize the shorter side to N pixels, keep the central square."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Images: pixels become (pixel / 255 - mean) / std. One number, or one for each "
+        "channel, in units of pixel values scaled to [0, 1]."
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Images: see --mean.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(metavar="METHOD.NAME=VALUE", help="A method's parameter; may be repeated."),
+]
+
+EXPLAIN_EXAMPLES = """\
+[bold]Examples[/bold]
+
+salience explain torchnet.py:make digits.npy --weights net.safetensors -o out
+
+salience explain mypackage.nets:unet scans.npz:volumes --target "(1, 32, 40)" -o out
+
+salience explain net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
+--std 0.229,0.224,0.225 --methods gradient,lrp_epsilon --param lrp_epsilon.eps=0.01 -o out
+
+[bold]Afterwards[/bold]
+
+maps = numpy.load("out/maps.npz"); maps["lrp_epsilon"]; maps["lrp_epsilon.conservation_error"]
+"""
+
+CHECK_EXAMPLES = """\
+[bold]Examples[/bold]
+
+salience check net.py:make maps.npy --weights net.safetensors -o out
+
+salience check net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
+--std 0.229,0.224,0.225 --stages 12 --repeats 3 --methods gradient,guided_backprop -o out
+
+[bold]Reading it[/bold]
+
+Retention is 1 for maps that randomisation cannot change, 0 where nothing of
+them is left. A sensitive method is below 0.2, an insensitive one above 0.4.
+The controls show that the test works: input and edges must keep 1, a random
+map 0, and the gradient must be sensitive.
+
+[bold]Afterwards[/bold]
+
+study = xarray.open_dataset("out/study.nc")
+
+salience.verdicts(study, score="ssim")
+"""
 
 Options = dict[str, dict[str, Any]]
 
@@ -66,9 +169,44 @@ def parse_parameters(given: Sequence[str], chosen: list[Method]) -> Options:
 
 
 def parse_methods(text: str) -> list[Method]:
+    """Methods from 'all', 'single-pass' or names separated by commas."""
     if text.strip() == "all":
         return list(registry.values())
+    if text.strip() == "single-pass":
+        return [method for method in registry.values() if method.run is None]
     return [find(name) for name in dict.fromkeys(name.strip() for name in text.split(","))]
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """The part of a model's output: a number in a tuple, a name in a dict."""
+    return int(text) if text and text.isdecimal() else text or None
+
+
+def parse_stages(text: str) -> str | int:
+    """Which stages are scored: "all", or how many."""
+    if text != "all" and not text.isdecimal():
+        raise expected("all or a number for --stages", repr(text), "Such as --stages 12.")
+    return text if text == "all" else int(text)
+
+
+def parse_scores(text: str, score: str, x: Tensor) -> list[str]:
+    """The similarities to measure, `score` among them; x shows what shape the maps have.
+
+    Errors: SalienceError for unknown ones, and for those that maps of this shape do not allow.
+    """
+    names = list(similarities) if text == "all" else [name.strip() for name in text.split(",")]
+    names = list(dict.fromkeys([*names, score]))
+    kept = []
+    for name in names:
+        if name not in similarities:
+            raise unknown("score", name, similarities)
+        try:
+            similarities[name](x[:1], x[:1])
+            kept.append(name)
+        except SalienceError:
+            if text != "all" or name == score:
+                raise
+    return kept
 
 
 def parse_numbers(option: str, text: str | None) -> list[float] | None:

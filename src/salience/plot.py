@@ -1,39 +1,37 @@
-"""Figures of maps."""
+"""Figures: maps beside their inputs, similarity down the cascade, maps down the cascade."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from salience.errors import expected
+from salience.pictures import (
+    Array,
+    Scale,
+    cell,
+    draw,
+    has_channels,
+    input_pictures,
+    input_scale,
+    map_pictures,
+    scale_of,
+    to_array,
+    wrapped,
+)
+from salience.plot_cascade import cascade
+from salience.plot_similarity import similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = np.ndarray[Any, Any]
+__all__ = ["cascade", "maps", "similarity"]
 
-_SIGNED, _POSITIVE, _GREY = "RdBu_r", "magma", "gray"
-_BELOW, _ABOVE = "#2166ac", "#b2182b"  # the ends of the diverging colours
-_CELL, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.6, 0.55, 0.15, 0.4, 0.75  # inches
-_GAP = 0.14
-_MOST_BARS = 64
-_MOST_CHANNELS = 8  # (B, C, L) with more channels is drawn as a picture
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The one scale of a column."""
-
-    low: float
-    high: float
-    colours: str
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.15, 0.4, 0.75, 0.14  # inches
 
 
 class _Layout(NamedTuple):
@@ -101,26 +99,26 @@ def maps(
     """
     from matplotlib.figure import Figure
 
-    x = _array(inputs)
-    columns = {name: _array(values) for name, values in maps.items()}
+    x = to_array(inputs)
+    columns = {name: to_array(values) for name, values in maps.items()}
     _check(x, columns, titles, clip, channels)
-    pictures = {"input": _input_pictures(x)}
+    pictures = {"input": input_pictures(x)}
     for name, values in columns.items():
-        pictures[name] = _map_pictures(values, channels)
-    layout = _Layout(len(x), len(pictures), *_cell(pictures["input"]))
+        pictures[name] = map_pictures(values, channels)
+    layout = _Layout(len(x), len(pictures), *cell(pictures["input"]))
     figure = Figure(figsize=(layout.wide, layout.high), dpi=120)
     for j, (name, column) in enumerate(pictures.items()):
-        scale = _scale(column, clip) if j else _input_scale(column)
+        scale = scale_of(column, clip) if j else input_scale(column)
         for i, picture in enumerate(column):
             axes = figure.add_axes(layout.picture(i, j))
-            _draw(axes, picture, scale, bars=x.ndim == 2)
+            draw(axes, picture, scale, bars=x.ndim == 2)
             axes.tick_params(labelbottom=i == len(x) - 1)
             axes.yaxis.get_offset_text().set_visible(i == 0)
             if i == 0:
-                title = _wrapped(name, layout.width)
+                title = wrapped(name, layout.width)
                 axes.set_title(title, fontsize=9, pad=5, parse_math=False)
             if j == 0 and titles is not None:
-                title = _wrapped(titles[i], layout.height)
+                title = wrapped(titles[i], layout.height)
                 axes.set_ylabel(title, fontsize=8, labelpad=4, parse_math=False)
         if scale is not None and not layout.flat:
             _colour_bar(figure, figure.add_axes(layout.bar(j)), scale, clip if j else None)
@@ -128,12 +126,6 @@ def maps(
     place = (layout.left / layout.wide, 0.05 / layout.high)
     figure.text(*place, caption, fontsize=6.5, color="0.35", va="bottom")
     return figure
-
-
-def _array(values: Tensor | Array) -> Array:
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
-    return np.asarray(values, dtype=np.float64)
 
 
 def _check(
@@ -154,90 +146,7 @@ def _check(
         raise expected("channels='sum' or 'abs'", repr(channels), "")
 
 
-def _has_channels(ndim: int, channels: int) -> bool:
-    return ndim > 3 or (ndim == 3 and channels <= _MOST_CHANNELS)
-
-
-def _central(values: Array) -> Array:
-    """(B, C, D, H, W) -> (B, C, H, W), the slice in the middle."""
-    return values[:, :, values.shape[2] // 2] if values.ndim == 5 else values
-
-
-def _input_pictures(x: Array) -> Array:
-    """(B, H, W), (B, H, W, 3) in [0, 1], or (B, L)."""
-    if not _has_channels(x.ndim, x.shape[1]):
-        return x
-    x = _central(x)
-    if x.ndim == 4 and x.shape[1] == 3:
-        low = x.min((1, 2, 3), keepdims=True)
-        spread = x.max((1, 2, 3), keepdims=True) - low
-        return np.moveaxis((x - low) / np.where(spread > 0, spread, 1), 1, -1)
-    return x.mean(1)
-
-
-def _map_pictures(values: Array, channels: str) -> Array:
-    if channels == "abs":
-        values = np.abs(values)
-    return _central(values).sum(1) if _has_channels(values.ndim, values.shape[1]) else values
-
-
-def _scale(column: Array, clip: float) -> _Scale:
-    finite = column[np.isfinite(column)]
-    largest = float(np.abs(finite).max(initial=0.0))
-    high = float(np.percentile(np.abs(finite), clip)) if largest > 0 else 1.0
-    high = high or largest  # more zeros than the percentile
-    signed = bool((finite < -1e-6 * largest).any())
-    return _Scale(-high if signed else 0.0, high, _SIGNED if signed else _POSITIVE)
-
-
-def _input_scale(column: Array) -> _Scale | None:
-    if column.ndim == 4:
-        return None
-    finite = column[np.isfinite(column)]
-    if not finite.size:
-        return _Scale(0.0, 1.0, _GREY)
-    low, high = float(finite.min()), float(finite.max())
-    return _Scale(low, high if high > low else low + 1, _GREY)
-
-
-def _cell(pictures: Array) -> tuple[float, float, bool]:
-    """Width and height of a picture in inches, and whether it is a graph with axes."""
-    if pictures.ndim == 2:
-        return _CELL * 1.3, _CELL * 0.75, True
-    ratio = pictures.shape[1] / pictures.shape[2]
-    return _CELL, _CELL * min(max(ratio, 0.5), 2.0), False  # long ones are squeezed
-
-
-def _draw(axes: Axes, picture: Array, scale: _Scale | None, *, bars: bool) -> None:
-    if picture.ndim > 1:
-        limits = {} if scale is None else {
-            "vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}  # fmt: skip
-        axes.imshow(picture, aspect="auto", interpolation="nearest", **limits)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return
-    assert scale is not None
-    place = np.arange(len(picture))
-    above, below = (_ABOVE, _BELOW) if scale.colours != _GREY else ("0.4", "0.4")
-    if bars and len(picture) <= _MOST_BARS:
-        axes.bar(place, picture, 0.8, color=np.where(picture < 0, below, above))
-    elif scale.colours == _GREY:
-        axes.plot(place, picture, color="0.2", linewidth=0.8)
-    else:
-        for sign, colour in ((np.maximum(picture, 0), above), (np.minimum(picture, 0), below)):
-            axes.fill_between(place, sign, step="mid", color=colour, linewidth=0)
-    margin = 0.05 * (scale.high - scale.low)
-    axes.set_ylim(scale.low - margin, scale.high + margin)
-    axes.set_xlim(-0.5, len(picture) - 0.5)
-    axes.axhline(0, color="0.6", linewidth=0.5)
-    axes.tick_params(labelsize=6, length=2)
-    axes.locator_params(axis="y", nbins=3)
-    axes.locator_params(axis="x", nbins=3, integer=True)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.yaxis.get_offset_text().set_fontsize(6)
-
-
-def _colour_bar(figure: Figure, axes: Axes, scale: _Scale, clip: float | None) -> None:
+def _colour_bar(figure: Figure, axes: Axes, scale: Scale, clip: float | None) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -258,7 +167,7 @@ def _caption(x: Array, clip: float, channels: str) -> str:
     parts = ["One scale per column, shared by all rows"]
     if clip < 100:
         parts.append(f"ends at percentile {clip:g} of |map|")
-    if _has_channels(x.ndim, x.shape[1]) and x.shape[1] > 1:
+    if has_channels(x.ndim, x.shape[1]) and x.shape[1] > 1:
         summed = "summed" if channels == "sum" else "summed as absolute values"
         parts.append(f"maps {summed} over {x.shape[1]} channels")
         if x.shape[1] != 3 or x.ndim == 3:
@@ -266,9 +175,3 @@ def _caption(x: Array, clip: float, channels: str) -> str:
     if x.ndim == 5:
         parts.append(f"slice {x.shape[2] // 2 + 1} of {x.shape[2]}")
     return "; ".join(parts) + "."
-
-
-def _wrapped(text: str, inches: float) -> str:
-    """At most three lines that fit a length."""
-    width = max(5, int(13.2 * inches))
-    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="..."))

@@ -1,0 +1,161 @@
+"""The similarity figure of a randomisation test, reached as `salience.plot.similarity`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from salience.controls import FLOOR
+from salience.errors import expected, unknown
+from salience.methods import methods as registry
+from salience.pictures import shortened
+from salience.verdicts import interval
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+THRESHOLDS = (0.2, 0.4)  # of verdicts, by default
+# after Okabe & Ito 2008, whose yellow is too faint for a line
+_COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
+_MARKERS = "osv^D<>XPp*h"
+_LINES = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)))  # change where the colours begin anew
+_CONTROL_MARKERS = {"input": "_", "edges": "+", "random_map": "x"}
+_MOST_LABELS = 30
+
+
+def similarity(
+    dataset: xarray.Dataset, *, score: str = "spearman_abs", level: float = 0.95
+) -> Figure:
+    """Similarity to the trained network's maps at every stage, a line per method.
+
+    dataset  from `randomization_test`
+    score    a score of the dataset; 1 means an unchanged map
+    level    of the bootstrap intervals over repeats and samples, drawn as bands
+
+    Controls are dashed and grey. The shaded range between 0.2 and 0.4 is where a retention is
+    neither sensitive nor insensitive; the bracket marks the stages that the retention averages.
+    Returns a figure of its own, to be saved with `figure.savefig(file)`.
+
+    Errors: SalienceError for a score that the dataset lacks, and a level outside of (0, 1).
+
+    >>> import torch, salience.plot
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> data = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
+    >>> len(salience.plot.similarity(data).axes[0].get_lines())  # eight methods, two controls
+    10
+    """
+    from matplotlib.figure import Figure
+
+    scores = [str(v) for v in dataset.data_vars if "stage" in dataset[v].dims]
+    if score not in scores:
+        raise unknown("score of this dataset", score, scores)
+    if not 0 < level < 1:
+        raise expected("a level between 0 and 1", f"{level}", "The default is 0.95.")
+    count = dataset.sizes["stage"]
+    width = min(max(0.42 * count, 5.0), 13.0)
+    figure = Figure(figsize=(width + 3.2, 5.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    floor = -1.0 if float(dataset[score].min()) < -0.05 else 0.0
+    lines = {
+        name: _curve(axes, dataset, name, score, level)
+        for name in map(str, dataset["method"].values)
+    }
+    _set_limits(axes, count, floor)
+    names = [shortened(name, 28) for name in map(str, dataset["stage"].values)]
+    _label_stages(axes, ["trained", *names])
+    axes.set_ylabel(f"{_named(score)} to the trained network's map")
+    order = str(dataset.attrs.get("order", "top_down")).replace("_", "-")
+    alone = "randomised: this stage alone"
+    axes.set_xlabel(
+        alone if order == "independent" else f"randomised, {order}: from the left to this stage"
+    )
+    legend = figure.legend(
+        handles=_ordered(lines, dataset, score), loc="outside right upper", fontsize=8,
+        frameon=False, title=f"bands: {100 * level:g}% intervals", title_fontsize=7,
+        alignment="left",
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _curve(axes: Axes, dataset: xarray.Dataset, name: str, score: str, level: float) -> Any:
+    """One line with its band, from the trained network, whose maps are their own."""
+    row = dataset.sel({"method": name})
+    values = row[score].values  # (stage, repeat, sample)
+    means = [np.nanmean(v) if not np.isnan(v).all() else np.nan for v in values]
+    places = np.arange(1.0 + len(values))
+    role = str(row["role"].item())
+    if role != "method":
+        start = np.nan if role == FLOOR else 1.0
+        (line,) = axes.plot(
+            places, [start, *means], color="0.55", linestyle="--", linewidth=1, markersize=5,
+            marker=_CONTROL_MARKERS.get(name, "|"), label=f"{name} (control)", zorder=1.5,
+        )  # fmt: skip
+        return line
+    number = _number(name, dataset)
+    colour = _COLOURS[number % len(_COLOURS)]
+    places += 0.02 * (number % len(_COLOURS) - 3.5)  # lines that coincide lie side by side
+    low, high = np.transpose([(1, 1), *(interval(stage, level=level) for stage in values)])
+    axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+    (line,) = axes.plot(
+        places, [1.0, *means], color=colour, marker=_MARKERS[number % len(_MARKERS)], label=name,
+        linestyle=_LINES[number // len(_COLOURS) % len(_LINES)], linewidth=1.4, markersize=5,
+    )  # fmt: skip
+    return line
+
+
+def _number(name: str, dataset: xarray.Dataset) -> int:
+    """A method's place among all, the same in every figure for a known one."""
+    known = sorted(registry, key=lambda method: registry[method].run is not None)
+    return list(dict.fromkeys([*known, *map(str, dataset["method"].values)])).index(name)
+
+
+def _ordered(lines: dict[str, Any], dataset: xarray.Dataset, score: str) -> list[Any]:
+    """Handles from the highest line to the lowest one, controls last."""
+    half = dataset[score].values[:, dataset.sizes["stage"] // 2 :]
+    height = dict(zip(lines, np.nan_to_num(half, nan=-2.0).mean((1, 2, 3)), strict=True))
+    controls = set(dataset["method"].values[dataset["role"].values != "method"])
+    return [lines[name] for name in sorted(lines, key=lambda n: (n in controls, -height[n]))]
+
+
+def _set_limits(axes: Axes, count: int, floor: float) -> None:
+    """The range of the thresholds, and the stages that retention averages."""
+    axes.set_xlim(-0.3, count + 0.3)
+    axes.set_ylim(floor - 0.02, 1.02)
+    axes.axhspan(*THRESHOLDS, color="0.5", alpha=0.13, linewidth=0, zorder=0)
+    axes.grid(axis="y", color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    middles = (THRESHOLDS[0] / 2, sum(THRESHOLDS) / 2, (1 + THRESHOLDS[1]) / 2)
+    for height, word in zip(middles, ("sensitive", "partial", "insensitive"), strict=True):
+        axes.annotate(word, (1, height), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
+                      textcoords="offset points", fontsize=7, color="0.4", va="center")  # fmt: skip
+    first = count // 2 + 1  # the place of the first stage of the second half; 0 is the trained net
+    over = axes.get_xaxis_transform()
+    axes.annotate("", (first - 0.25, 1.025), (count + 0.25, 1.025), xycoords=over,
+                  arrowprops={"arrowstyle": "|-|, widthA=0.25, widthB=0.25", "color": "0.4",
+                              "shrinkA": 0, "shrinkB": 0, "linewidth": 0.8})  # fmt: skip
+    axes.annotate("retention: mean over these stages", (count + 0.25, 1.025), xycoords=over,
+                  xytext=(0, 5), textcoords="offset points", fontsize=7, color="0.4",
+                  ha="right")  # fmt: skip
+
+
+def _label_stages(axes: Axes, names: list[str]) -> None:
+    step = -(-len(names) // _MOST_LABELS)
+    shown = [i for i in range(1, len(names)) if (len(names) - 1 - i) % step == 0]
+    places = [0, *(i for i in shown if i >= step)]  # both ends have their names
+    axes.set_xticks(places, [names[i] for i in places], rotation=50, ha="right", fontsize=7,
+                    rotation_mode="anchor", parse_math=False)  # fmt: skip
+    axes.set_xticks(range(len(names)), minor=True)
+
+
+def _named(score: str) -> str:
+    words = {"spearman_abs": "|Spearman correlation|", "spearman": "Spearman correlation",
+             "spearman_of_abs": "Spearman correlation of |maps|", "ssim": "SSIM",
+             "pearson": "Pearson correlation", "hog": "Correlation of HOG"}  # fmt: skip
+    return words.get(score, score)
