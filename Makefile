@@ -36,7 +36,8 @@ lint: install
 bench: install
 	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python -m pytest -q -m bench tests
-	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods.py --out benchmarks/results
+	$(BIN)/python benchmarks/randomization.py --out benchmarks/results
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .ruff_cache

@@ -9,13 +9,16 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
-PACKAGES = ("salience", "torch", "torchvision", "captum", "zennit", "numpy")
+PACKAGES = ("salience", "torch", "torchvision", "captum", "zennit", "quantus", "numpy")
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -84,3 +87,18 @@ def write(result: dict[str, Any], folder: Path, name: str) -> Path:
     path = folder / f"{name}-{result['date']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def verdict(value: float, budget: float | None) -> str:
+    """Whether a budget is kept, "" where there is none."""
+    return "" if budget is None else "ok" if value <= budget else "MISSED"
+
+
+def table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Any]) -> None:
+    """Print rows of text and numbers; the first two columns are text."""
+    printed = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        printed.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in rows:
+        printed.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(printed)

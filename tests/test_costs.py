@@ -191,9 +191,10 @@ def test_all_single_pass_methods_on_one_tape(name: str):
         for method in SINGLE:
             tape.explain(method, target=1)
         tape.explain("lrp_alpha_beta", target=1, **ALPHA1_BETA0)
-    # hidden: the pass and one z+ for four methods; one transpose each, two of alpha2-beta1.
+    # hidden: the pass and one z+ for four methods; one transpose each, two of alpha2-beta1, one
+    # for both the gradient and input x gradient.
     # The first layer has the response W^2 1 of deep Taylor besides.
-    assert count.of(net) == layers(net, (3, len(SINGLE) + 2), (2, len(SINGLE) + 2))
+    assert count.of(net) == layers(net, (3, len(SINGLE) + 1), (2, len(SINGLE) + 1))
     assert count.masks == {(True, False, False)}
 
 
@@ -205,7 +206,7 @@ def test_all_single_pass_methods_on_one_tape_for_inputs_of_either_sign(name: str
         for method in SINGLE:
             tape.explain(method, target=1)
         tape.explain("lrp_alpha_beta", target=1, **ALPHA1_BETA0)
-    assert count.of(net) == layers(net, (3, len(SINGLE) + 2), (2, len(SINGLE) + 2))
+    assert count.of(net) == layers(net, (3, len(SINGLE) + 1), (2, len(SINGLE) + 1))
 
 
 @pytest.mark.parametrize("first", ["excitation_backprop", "deep_taylor", "lrp_alpha_beta"])

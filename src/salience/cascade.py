@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected, unknown
 from salience.linear import Weights
-from salience.randomize import Stage, random_weights, stages_of
+from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
 from salience.replay import can_replay, replay
 from salience.tape import Tape, run_pass
 from salience.trace import Operation
@@ -35,6 +35,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise unknown("order", self.order, ORDERS)
+        if self.weights not in INITIALISERS:
+            raise unknown("initialiser", self.weights, INITIALISERS)
         if self.batch_norm not in BATCH_NORMS:
             raise unknown("treatment of BatchNorm", self.batch_norm, BATCH_NORMS)
 

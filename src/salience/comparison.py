@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from salience import controls as control
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.checks import check_output
-from salience.errors import expected
+from salience.errors import NotApplicable, SalienceWarning, expected
 from salience.methods import Method
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape, run_pass
@@ -39,9 +40,11 @@ class Comparison:
         controls: bool,
         parameters: Mapping[str, Mapping[str, Any]],
         smooth: bool = False,
+        skip: bool = False,
     ) -> None:
         self.model, self.recipe, self.methods = model, recipe, methods
         self.scores, self.smooth = scores, smooth
+        self.skip = skip  # methods that do not apply, with a warning
         self.repeats, self.controls, self.parameters = repeats, controls, parameters
         self.fixed: list[str] = []  # controls
         self.keep_maps = 0
@@ -56,13 +59,14 @@ class Comparison:
     def plan(self, x: Tensor, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
         if self.controls:
-            self.fixed = [*control.unchanging(x[:1]), "random_map"]
+            self.fixed = [*control.unchanging(x[:1]), control.RANDOM_MAP]
         for name in self.names:
             if self.names.count(name) > 1:
                 cure = "Give each method its own name, and none of a control's."
                 raise expected("methods and controls of different names", f"{name!r} twice", cure)
         tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
+        self._try_methods(tape)
         found = ordered_stages(tape, self.recipe.order)
         self.scored = evenly_spread(stages, len(found))
         self.stage_names = [found[i][1].name for i in self.scored]
@@ -70,6 +74,18 @@ class Comparison:
         named = isinstance(self.model, nn.Module) and dict(self.model.named_parameters())
         covered = {name for _, stage in found for name in stage.parameters.values()}
         self.untouched = sorted(set(named or ()) - covered)
+
+    def _try_methods(self, tape: Tape) -> None:
+        """Find out before the long work whether all methods can explain this network."""
+        for method in [method for method in self.methods if method.run is None]:
+            given = self.parameters.get(method.name, {})
+            try:
+                tape.explain(method, lambda out: out.flatten(1).sum(1), **given)
+            except NotApplicable as error:
+                if not self.skip:
+                    raise
+                warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 4)
+                self.methods.remove(method)
 
     def run(
         self, x: Tensor, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
@@ -146,7 +162,7 @@ class Comparison:
         """Scores that no stage changes, once for all stages."""
         for name, maps in control.unchanging(x).items():
             self._score(self._prepared(maps), maps, results, (self.names.index(name),))
-        seed, row = self.recipe.seed, self.names.index("random_map")
+        seed, row = self.recipe.seed, self.names.index(control.RANDOM_MAP)
         fixed = self._prepared(control.random_maps(x, seed, 0, first))
         for repeat in range(self.repeats):
             maps = control.random_maps(x, seed, 1 + repeat, first)
@@ -200,8 +216,9 @@ class Comparison:
             space = [f"axis_{i}" for i in range(1, inputs.ndim)]
             data["maps"] = (("map_method", "map_stage", "map_sample", *space), maps)
             data["inputs"] = (("map_sample", *space), inputs)
-            coordinates["map_method"] = [method.name for method in self.methods]
-            coordinates["map_stage"] = ["trained", *self.stage_names]
+            shown_methods = [method.name for method in self.methods]
+            coordinates["map_method"] = np.array(shown_methods, dtype=object)
+            coordinates["map_stage"] = np.array(["trained", *self.stage_names], dtype=object)
         attributes |= {
             "stage_count": self.stage_count,
             "parameters_not_randomised": self.untouched,
@@ -213,8 +230,8 @@ class Comparison:
         return dataset.assign_attrs({f"undefined_{name}": count for name, count in missing.items()})
 
     def _roles(self) -> list[str]:
-        fixed = {"input": control.NEGATIVE, "edges": control.NEGATIVE, "random_map": control.FLOOR}
-        return [fixed.get(name, "method") for name in self.names]
+        roles = dict.fromkeys(self.fixed, control.NEGATIVE) | {control.RANDOM_MAP: control.FLOOR}
+        return [roles.get(name, "method") for name in self.names]
 
 
 def _look(maps: dict[str, Tensor], count: int) -> np.ndarray[Any, Any]:

@@ -10,14 +10,14 @@ from salience.controls import FLOOR
 from salience.errors import expected, unknown
 from salience.methods import methods as registry
 from salience.pictures import shortened
-from salience.verdicts import interval
+from salience.verdicts import THRESHOLDS, interval
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-THRESHOLDS = (0.2, 0.4)  # of verdicts, by default
+
 # after Okabe & Ito 2008, whose yellow is too faint for a line
 _COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
 _MARKERS = "osv^D<>XPp*h"

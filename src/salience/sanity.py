@@ -84,9 +84,9 @@ def randomization_test(
 
     Returns a dataset (select from it with `.sel({"method": name})`, since xarray's own `method=`
     means something else) with the dimensions method, stage (in the order of the cascade), repeat
-    and sample, and a variable per score. `between_random` (method, repeat, sample) compares the last
-    stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two inputs,
-    both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps
+    and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
+    last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
+    inputs, both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps
     from "trained" down the cascade, and `inputs` (map_sample, ...) what they explain. Attributes
     hold what is needed to repeat the run.
 
@@ -119,7 +119,11 @@ def randomization_test(
     for name in given:
         if name not in {method.name for method in chosen}:
             raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    study = Comparison(model, recipe, chosen, table, repeats, controls, given, kind == "smooth")
+    study = Comparison(
+        model, recipe, chosen, table, repeats, controls, given, kind == "smooth", methods is None
+    )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
     size = batch_size or min(len(x), SAMPLES_PER_TAPE)
     study.plan(x, stages if kind != "efficient" else 1)
     study.keep_maps = min(keep_maps, len(x))

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -70,6 +71,7 @@ class Tape:
         self.output = self._output.detach()
         self.again = again  # a tape of the same model at another input
         self.walk, self.kept = walk, kept
+        self._plain: tuple[Tensor, Tensor] | None = None  # the last walk without rules, its seed
 
     @property
     def depends_on_input(self) -> bool:
@@ -163,6 +165,18 @@ class Tape:
 
     def _walk(self, method: Method, parameters: dict[str, Any], gradient: Tensor) -> Tensor:
         """One backward walk over the recorded graph with the method's rules in force."""
+        if method.rules or method.input_rule is not None:
+            return self._walk_with_rules(method, parameters, gradient)
+        # methods without rules differ in their read-out alone
+        if self._plain is None or not torch.equal(self._plain[0], gradient):
+            bare = replace(method, readout="m")
+            self._plain = (gradient, self._walk_with_rules(bare, parameters, gradient))
+        m = self._plain[1]
+        return m * self.x if method.readout == "x * m" else m.clone()
+
+    def _walk_with_rules(
+        self, method: Method, parameters: dict[str, Any], gradient: Tensor
+    ) -> Tensor:
         walk = self.walk
         walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
         if method.input_rule is not None:  # it sees the BatchNorm folded in
