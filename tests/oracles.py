@@ -76,10 +76,15 @@ def _windows(module: nn.Module, value: Tensor) -> Tensor:
 def build_steps(net: GraphNet, sample: Tensor) -> list[Step]:
     """The steps of `net` for inputs like `sample` (1, ...), with folded BatchNorms."""
     kinds = ["input", *(_kind(node.module) for node in net.nodes)]
-    readers = [[k for k, node in enumerate(net.nodes, start=1) if v in node.inputs]
-               for v in range(len(kinds))]
-    folded = {v: reads[0] for v, reads in enumerate(readers)
-              if kinds[v] == "linear" and len(reads) == 1 and kinds[reads[0]] == "norm"}
+    readers = [
+        [k for k, node in enumerate(net.nodes, start=1) if v in node.inputs]
+        for v in range(len(kinds))
+    ]
+    folded = {
+        v: reads[0]
+        for v, reads in enumerate(readers)
+        if kinds[v] == "linear" and len(reads) == 1 and kinds[reads[0]] == "norm"
+    }
 
     values, deep, steps = {0: sample}, {0: False}, []
     for output, (module, wires) in enumerate(net.nodes, start=1):
@@ -163,8 +168,15 @@ def deconvnet(net: GraphNet, x: Tensor, target: list[int]) -> Tensor:
 
 
 def smoothgrad(
-    net: GraphNet, x: Tensor, target: list[int], *, draws: Tensor, n: int = 50,
-    noise: float = 0.15, base: str = "gradient", **parameters: object,
+    net: GraphNet,
+    x: Tensor,
+    target: list[int],
+    *,
+    draws: Tensor,
+    n: int = 50,
+    noise: float = 0.15,
+    base: str = "gradient",
+    **parameters: object,
 ) -> Tensor:
     """`draws` (n, *x.shape[1:]) are standard normal and the same for every sample."""
     if draws.shape != (n, *x.shape[1:]):
@@ -178,7 +190,11 @@ def smoothgrad(
 
 
 def integrated_gradients(
-    net: GraphNet, x: Tensor, target: list[int], *, baseline: float | Tensor = 0.0,
+    net: GraphNet,
+    x: Tensor,
+    target: list[int],
+    *,
+    baseline: float | Tensor = 0.0,
     steps: int = 64,
 ) -> Tensor:
     """The midpoint rule with a given number of steps (the oracle does not adapt it)."""
@@ -264,8 +280,12 @@ def _bounds(
 
 
 def deep_taylor(
-    net: GraphNet, x: Tensor, target: list[int], *,
-    low: float | Tensor | None = None, high: float | Tensor | None = None,
+    net: GraphNet,
+    x: Tensor,
+    target: list[int],
+    *,
+    low: float | Tensor | None = None,
+    high: float | Tensor | None = None,
 ) -> Tensor:
     """w^2 at input layers, or z^B where `low` and `high` (the same for all samples) are given."""
     if (low is None) != (high is None):
@@ -292,7 +312,15 @@ def deep_taylor(
 ORACLES: dict[str, Callable[..., Tensor]] = {
     oracle.__name__: oracle
     for oracle in (
-        gradient, input_x_gradient, smoothgrad, integrated_gradients, guided_backprop, deconvnet,
-        deep_taylor, lrp_epsilon, lrp_alpha_beta, excitation_backprop,
+        gradient,
+        input_x_gradient,
+        smoothgrad,
+        integrated_gradients,
+        guided_backprop,
+        deconvnet,
+        deep_taylor,
+        lrp_epsilon,
+        lrp_alpha_beta,
+        excitation_backprop,
     )
 }

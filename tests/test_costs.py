@@ -262,8 +262,6 @@ def test_ten_methods_call_the_models_forward_once_besides_their_own_passes():
 # ---------------------------------------------------------------- across batches
 
 
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_what_derives_from_weights_is_computed_once_for_all_batches(name: str):
     net = NETS[name]

@@ -216,7 +216,8 @@ def test_a_relevance_that_starts_from_0_warns():
     tape = salience.record(nn.Sequential(nn.Linear(6, 2), nn.ReLU()).eval(), torch.zeros(1, 6))
     with pytest.warns(salience.SalienceWarning, match="exactly 0 has no relevance"):
         maps = salience.record(Wrapped(lambda x: x.relu()), -torch.ones(1, 6)).explain(
-            "excitation_backprop", target=0)
+            "excitation_backprop", target=0
+        )
     assert torch.equal(maps, torch.zeros(1, 6))
     assert tape.explain("lrp_epsilon", target=0).isfinite().all()
 
@@ -335,8 +336,7 @@ def test_a_baseline_per_sample_through_batches():
 
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
-KNOWN: dict[str, str] = {
-}
+KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)

@@ -93,9 +93,7 @@ def test_batch_size_does_not_matter(whole, batch_size):
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_a_data_loader_of_inputs_and_labels(whole, batch_size):
     loader = DataLoader(TensorDataset(X, Y), batch_size=2)
-    agree(
-        salience.explain(MODEL, loader, target=Y, parameters=FEW, batch_size=batch_size), whole
-    )
+    agree(salience.explain(MODEL, loader, target=Y, parameters=FEW, batch_size=batch_size), whole)
 
 
 FORMS: dict[str, Any] = {
@@ -287,8 +285,7 @@ def test_a_progress_bar_on_stderr(capfd):
 
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
-KNOWN: dict[str, str] = {
-}
+KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)

@@ -204,9 +204,7 @@ def test_guided_backprop_and_deconvnet_at_relu6_by_hand():
 
 def test_guided_backprop_gates_the_sum_of_both_branches():
     # m at the ReLU is 2 - 3 < 0 although one branch alone is positive
-    net = graph(
-        nn.ReLU(), linear([[2.0]]), (linear([[-3.0]]), 1), (Add(), 2, 3), linear([[1.0]])
-    )
+    net = graph(nn.ReLU(), linear([[2.0]]), (linear([[-3.0]]), 1), (Add(), 2, 3), linear([[1.0]]))
     assert ORACLES["gradient"](net, vec(1.0), [0]).item() == -1
     assert ORACLES["guided_backprop"](net, vec(1.0), [0]).item() == 0
 
@@ -435,9 +433,7 @@ def test_the_table_has_exactly_the_ten_methods():
 @every_net
 def test_a_batch_is_its_samples_one_by_one(name: str):
     net, x, target = case(name)
-    draws = torch.randn(
-        2, *x.shape[1:], dtype=x.dtype, generator=torch.Generator().manual_seed(0)
-    )
+    draws = torch.randn(2, *x.shape[1:], dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     special = {"smoothgrad": {"n": 2, "draws": draws}, "integrated_gradients": {"steps": 2}}
     for method, oracle in ORACLES.items():
         parameters = special.get(method, {})

@@ -258,7 +258,8 @@ def test_a_batch_equals_its_samples_one_by_one_in_any_order(net, method):
     whole = salience.record(model, x).explain(method, target=targets, **given)
     order = list(range(len(x)))[::-1]
     turned = salience.record(model, x[order]).explain(
-        method, target=[targets[i] for i in order], **given)
+        method, target=[targets[i] for i in order], **given
+    )
     scale = float(whole.abs().max())
     torch.testing.assert_close(turned, whole[order], rtol=0, atol=1e-10 * scale)
     for i in range(len(x)):
@@ -393,8 +394,7 @@ def test_what_is_kept_for_weights_made_in_forward_does_not_grow_with_the_data(me
 
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
-KNOWN: dict[str, str] = {
-}
+KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)

@@ -201,8 +201,7 @@ def test_a_callable_is_called_with_each_part_of_the_batch():
 
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
-KNOWN: dict[str, str] = {
-}
+KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)

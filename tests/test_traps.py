@@ -219,7 +219,8 @@ BOUNDED: dict[str, Any] = {
 def test_every_spelling_of_relu6(act):
     def wide(act: Any) -> Form:  # so wide that some activations exceed 6, but not all
         return lambda p, x: p.fc(
-            act(p, p.conv2(act(p, 20 * p.bn(p.conv1(x))))).flatten(1)[:, 54:90])
+            act(p, p.conv2(act(p, 20 * p.bn(p.conv1(x))))).flatten(1)[:, 54:90]
+        )
 
     x, p = images(), Parts()
     first = 20 * p.bn(p.conv1(x))
@@ -279,37 +280,44 @@ STRUCTURES: dict[str, Form] = {
     "hstack": _structure(cat=lambda a, b: torch.hstack([a, b])),
     "written into zeros": _structure(cat=_written_cat),
     "keyword module call": _structure(first=lambda p, x: p.conv1(input=x)),
-    "keyword function": _structure(first=lambda p, x: F.conv2d(
-        weight=p.conv1.weight, bias=p.conv1.bias, input=x, padding=1)),
-    "mixed keywords": _structure(first=lambda p, x: F.conv2d(
-        x, bias=p.conv1.bias, padding="same", weight=p.conv1.weight)),
-    "torch.conv2d": _structure(first=lambda p, x: torch.conv2d(
-        x, p.conv1.weight, p.conv1.bias, 1, 1)),
+    "keyword function": _structure(
+        first=lambda p, x: F.conv2d(weight=p.conv1.weight, bias=p.conv1.bias, input=x, padding=1)
+    ),
+    "mixed keywords": _structure(
+        first=lambda p, x: F.conv2d(x, bias=p.conv1.bias, padding="same", weight=p.conv1.weight)
+    ),
+    "torch.conv2d": _structure(
+        first=lambda p, x: torch.conv2d(x, p.conv1.weight, p.conv1.bias, 1, 1)
+    ),
     "input used twice": _structure(first=lambda p, x: p.conv1((x + x) / 2)),
     "padded before": _structure(between=lambda p, h: F.pad(h, (1, 1, 1, 1))[:, :, 1:-1, 1:-1]),
     "keyword linear": _structure(end=lambda p, h: p.fc(input=h.flatten(1))),
-    "functional linear": _structure(end=lambda p, h: F.linear(
-        bias=p.fc.bias, weight=p.fc.weight, input=h.flatten(1))),
+    "functional linear": _structure(
+        end=lambda p, h: F.linear(bias=p.fc.bias, weight=p.fc.weight, input=h.flatten(1))
+    ),
     "addmm": _structure(end=lambda p, h: torch.addmm(p.fc.bias, h.flatten(1), p.fc.weight.t())),
     "empty modules": _structure(between=lambda p, h: p.empty(p.identity(h))),
     "Flatten": _structure(end=lambda p, h: p.fc(p.flatten(h))),
     "view": _structure(end=lambda p, h: p.fc(h.view(len(h), -1))),
     "reshape": _structure(end=lambda p, h: p.fc(torch.reshape(input=h, shape=(h.size(0), -1)))),
     "squeezes": _structure(between=lambda p, h: h.unsqueeze(0).squeeze(0)[None][0]),
-    "unsqueeze_ and squeeze_": _structure(
-        between=lambda p, h: h.clone().unsqueeze_(1).squeeze_(1)),
+    "unsqueeze_ and squeeze_": _structure(between=lambda p, h: h.clone().unsqueeze_(1).squeeze_(1)),
     "permutes": _structure(between=lambda p, h: h.permute(0, 2, 3, 1).movedim(3, 1)),
     "chunks": _structure(between=lambda p, h: torch.cat(h.chunk(2, 1), 1)),
     "unbind": _structure(between=lambda p, h: torch.stack(h.unbind(1), 1)),
     "iterated": _structure(between=lambda p, h: torch.stack(list(h))),
     "channels_last": _structure(
-        between=lambda p, h: h.contiguous(memory_format=torch.channels_last)),
+        between=lambda p, h: h.contiguous(memory_format=torch.channels_last)
+    ),
     "eval dropout": _structure(between=lambda p, h: F.dropout2d(h, 0.5, training=False)),
     "inplace eval dropout": _structure(
-        between=lambda p, h: nn.Dropout(0.5, inplace=True).eval()(h)),
-    "shape arithmetic": _structure(between=lambda p, h: h.reshape(
-        h.shape[0], -1).view(h.size(0), h.numel() // h.size(0) // (h.shape[2] * h.shape[3]),
-                             *h.shape[2:])),
+        between=lambda p, h: nn.Dropout(0.5, inplace=True).eval()(h)
+    ),
+    "shape arithmetic": _structure(
+        between=lambda p, h: h.reshape(h.shape[0], -1).view(
+            h.size(0), h.numel() // h.size(0) // (h.shape[2] * h.shape[3]), *h.shape[2:]
+        )
+    ),
     "a check of the values": _structure(between=lambda p, h: _finite(h)),
 }
 
@@ -709,8 +717,10 @@ def test_data_cuts_the_input_off():
 
 @pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
 def test_gelu_is_not_covered_by_relu_methods(method):
-    tape = record_exactly(Model(lambda p, x: p.fc(F.gelu(p.conv3(
-        p.conv1(x).repeat(1, 2, 1, 1))).flatten(1))), images())
+    tape = record_exactly(
+        Model(lambda p, x: p.fc(F.gelu(p.conv3(p.conv1(x).repeat(1, 2, 1, 1))).flatten(1))),
+        images(),
+    )
     assert tape.coverage(method).uncovered == ["gelu"]
     tape.explain(method, target=1)
     with pytest.raises(salience.SalienceError, match=f"{method} has rules for; got gelu"):
@@ -999,8 +1009,7 @@ def test_a_users_input_rule_sees_a_folded_batch_norm_once():
 
 # Open bugs: test -> why. A test that begins to pass fails here: take its line out.
 KNOWN: dict[str, str] = {
-    "test_a_write_under_no_grad_leaves_the_gradient_as_autograd_does":
-        "a write under no_grad cuts the gradient",
+    "test_a_write_under_no_grad_leaves_the_gradient_as_autograd_does": "a write under no_grad cuts the gradient",
 }
 
 

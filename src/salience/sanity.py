@@ -86,9 +86,9 @@ def randomization_test(
     means something else) with the dimensions method, stage (in the order of the cascade), repeat
     and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
     last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
-    inputs, both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps
-    from "trained" down the cascade, and `inputs` (map_sample, ...) what they explain. Attributes
-    hold what is needed to repeat the run.
+    inputs, both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...)
+    holds maps from "trained" down the cascade, and `inputs` (map_sample, ...) what they explain.
+    Attributes hold what is needed to repeat the run.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.
