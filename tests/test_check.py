@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import salience
-from salience import SalienceError, plot, report
+from salience import SalienceError, plot, results
 from salience.cli import app
 from salience.pictures import shortened
 
@@ -318,7 +318,7 @@ def test_verdicts_in_a_table_keep_brackets_and_put_controls_last():
         for name, (role, verdict, kept) in tones.items()
     }
     console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(report.verdict_table(judged))
+    console.print(results.verdict_table(judged))
     lines = console.export_text().splitlines()
     rows = [line for line in lines if line.startswith(("│", "├"))]
     assert [row.split()[1] for row in rows if row[0] == "│"] == ["[red]method", "nan", "input"]

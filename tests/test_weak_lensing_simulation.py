@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +15,13 @@ OMEGA_M, SIGMA_8 = 0.3, 0.8
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"weak_lensing_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of the example, which imports its neighbours by their plain names as scripts do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        return importlib.import_module(name)
 
 
-simulate = load("simulate")
+cosmology, simulate, network, training = map(load, ("cosmology", "simulate", "network", "training"))
 AREA = np.deg2rad(simulate.SIDE_DEG) ** 2  # steradian
 
 
@@ -72,20 +70,20 @@ def test_limber_integral_by_hand(pyccl: ModuleType) -> None:
     )  # (z, ell) Mpc^3
     expected = np.trapezoid((weight / chi)[:, None] ** 2 * matter, chi, axis=0)
     # 0.5%: the coarse redshift sum here, and the interpolation over 64 multipoles there
-    np.testing.assert_allclose(simulate.power_spectrum(OMEGA_M, SIGMA_8, ell), expected, rtol=5e-3)
+    np.testing.assert_allclose(cosmology.power_spectrum(OMEGA_M, SIGMA_8, ell), expected, rtol=5e-3)
 
 
 def test_empty_beam_of_the_millennium_cosmology() -> None:
     """Hilbert et al. 2011: kappa_0 = 0.02975 at z = 1, for Omega_m = 0.25."""
-    assert simulate.lognormal_shift(0.25) == pytest.approx(0.02975, rel=2e-3)
+    assert cosmology.lognormal_shift(0.25) == pytest.approx(0.02975, rel=2e-3)
 
 
 def test_more_matter_more_power_and_a_deeper_floor(pyccl: ModuleType) -> None:
     ell = np.array([200.0, 2000.0])
-    low = simulate.power_spectrum(0.3, 0.6, ell)
-    high = simulate.power_spectrum(0.3, 0.9, ell)
+    low = cosmology.power_spectrum(0.3, 0.6, ell)
+    high = cosmology.power_spectrum(0.3, 0.9, ell)
     assert (high / low > 1.5**2 - 1e-3).all()  # at least linear growth, sigma_8^2
-    assert simulate.lognormal_shift(0.4) > simulate.lognormal_shift(0.2)
+    assert cosmology.lognormal_shift(0.4) > cosmology.lognormal_shift(0.2)
 
 
 def test_gaussian_field_reproduces_the_lognormal_correlation_exactly() -> None:
@@ -105,14 +103,14 @@ def test_map_power_is_the_input_power_within_one_percent(kappa: np.ndarray) -> N
     ell = simulate.multipoles()
     measured = mean_power(kappa)
     theory = np.zeros_like(ell)
-    theory[ell > 0] = simulate.power_spectrum(OMEGA_M, SIGMA_8, ell[ell > 0])
+    theory[ell > 0] = cosmology.power_spectrum(OMEGA_M, SIGMA_8, ell[ell > 0])
     edges = np.array([300, 1000, 1800, 2800, 4000, 6500])  # >= 1e5 modes each: 0.3% or better
     ratio = binned(measured, ell, edges) / binned(theory, ell, edges)
     np.testing.assert_allclose(ratio, 1, atol=0.01)
 
 
 def test_lognormal_floor_mean_and_skewness(kappa: np.ndarray) -> None:
-    floor = -simulate.lognormal_shift(OMEGA_M)
+    floor = -cosmology.lognormal_shift(OMEGA_M)
     assert kappa.dtype == np.float32
     assert kappa.min() >= floor * (1 + 1e-6)  # float32 rounding
     assert kappa.min() < 0.9 * floor
@@ -156,21 +154,21 @@ def test_noise_adds_to_the_map_and_follows_the_seed() -> None:
 
 
 def test_cosmologies_fill_the_prior_box() -> None:
-    points = simulate.cosmologies(64, seed=3)
-    low, high = np.array(simulate.PRIOR).T
+    points = cosmology.cosmologies(64, seed=3)
+    low, high = np.array(cosmology.PRIOR).T
     assert points.shape == (64, 2)
     assert (points >= low).all()
     assert (points <= high).all()
     cells = ((points - low) / (high - low) * 8).astype(int)
     assert len(set(map(tuple, cells.tolist()))) == 64  # a Sobol net: one point in each cell
-    np.testing.assert_array_equal(points, simulate.cosmologies(64, seed=3))
-    assert not np.array_equal(points, simulate.cosmologies(64, seed=4))
+    np.testing.assert_array_equal(points, cosmology.cosmologies(64, seed=3))
+    assert not np.array_equal(points, cosmology.cosmologies(64, seed=4))
 
 
 def test_a_stopped_simulation_goes_on(
     pyccl: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = simulate.cosmologies(3, seed=0)
+    points = cosmology.cosmologies(3, seed=0)
     whole = simulate.simulate(points, 2, 9, progress=False, cache=tmp_path / "a", block=1)
     assert whole.shape == (3, 2, 128, 128)
 
@@ -194,9 +192,39 @@ def test_a_stopped_simulation_goes_on(
     np.testing.assert_array_equal(in_one_block, whole)
 
 
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kappa = 0.01 * np.random.default_rng(0).standard_normal((40, 128, 128)).astype(np.float32)
+    targets = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    recipe = {"seed": 3, "epochs": 3, "n_gal_per_arcmin2": 30.0}
+
+    def fit(checkpoint: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+        trained = network.build_network(seed=recipe["seed"])
+        losses = training.fit(trained, recipe, kappa, targets, tmp_path / checkpoint)
+        return losses, trained.state_dict()
+
+    losses, weights = fit("whole.pt")
+    real, calls = training.one_epoch, []
+
+    def stops_once(*arguments: object) -> float:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "one_epoch", stops_once)
+    with pytest.raises(KeyboardInterrupt):
+        fit("stopped.pt")
+    for _ in range(2):  # the second time nothing is left to do
+        again, same = fit("stopped.pt")
+        assert again == losses
+        assert all(torch.equal(same[name], weights[name]) for name in weights)
+        assert len(calls) == 4  # the first epoch was not repeated
+
+
 @pytest.mark.parametrize("name", ["noiseless", "ngal30", "average_pool"])
 def test_weight_files_load_without_touching_the_global_generator(name: str) -> None:
-    network = load("network")
     state = torch.get_rng_state()
     trained = network.load_network(FOLDER / "weights" / f"{name}.safetensors")
     metadata = network.load_metadata(FOLDER / "weights" / f"{name}.safetensors")
@@ -209,9 +237,8 @@ def test_weight_files_load_without_touching_the_global_generator(name: str) -> N
 
 def test_noiseless_network_predicts_unseen_maps(pyccl: ModuleType) -> None:
     """Twenty cosmologies of a third seed: R^2 above 0.9, in units of the parameters."""
-    network = load("network")
     path = FOLDER / "weights" / "noiseless.safetensors"
-    truth = simulate.cosmologies(20, seed=11)
+    truth = cosmology.cosmologies(20, seed=11)
     rng = np.random.default_rng(0)
     maps = np.concatenate([simulate.lognormal_maps(*row, 3, rng) for row in truth.tolist()])
     inputs = torch.from_numpy(simulate.observe(maps, None, rng))[:, None]
@@ -224,4 +251,4 @@ def test_noiseless_network_predicts_unseen_maps(pyccl: ModuleType) -> None:
 
 def test_unknown_pool_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected pool 'max' or 'average', got 'median'"):
-        load("network").build_network("median")
+        network.build_network("median")

@@ -6,6 +6,8 @@ threshold is not the study's. All seeds are the first that were tried.
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import xarray
 
 import salience
@@ -24,13 +27,11 @@ pytest.importorskip("pyccl", reason="pyccl is not installed: pip install pyccl==
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[Any]:
-    """measure and findings, which import each other by their plain names as scripts do."""
+    """The example's modules, which import each other by their plain names as scripts do."""
     before = set(sys.modules)
     sys.path.insert(0, str(FOLDER))
-    import findings
-    import measure
-
-    yield measure, findings
+    names = ("subject", "measure", "findings", "comparisons", "store")
+    yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(FOLDER))
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) == str(FOLDER / f"{name}.py"):
@@ -38,13 +39,28 @@ def modules() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def subject(modules: Any) -> Any:
+    return modules["subject"]
+
+
+@pytest.fixture(scope="module")
 def measure(modules: Any) -> Any:
-    return modules[0]
+    return modules["measure"]
 
 
 @pytest.fixture(scope="module")
 def findings(modules: Any) -> Any:
-    return modules[1]
+    return modules["findings"]
+
+
+@pytest.fixture(scope="module")
+def comparisons(modules: Any) -> Any:
+    return modules["comparisons"]
+
+
+@pytest.fixture(scope="module")
+def store(modules: Any) -> Any:
+    return modules["store"]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +69,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def subjects(measure: Any, cache: Path) -> dict[str, Any]:
-    return {name: measure.load(name, SEED, cache) for name in measure.NETWORKS}
+def subjects(subject: Any, cache: Path) -> dict[str, Any]:
+    return {name: subject.load(name, SEED, cache) for name in subject.NETWORKS}
 
 
 KEYS = [(name, k) for name in ("noiseless", "ngal30") for k in (0, 1)]
@@ -65,10 +81,10 @@ KEYS = [(name, k) for name in ("noiseless", "ngal30") for k in (0, 1)]
     [("noiseless", 0.95, 0.95), ("ngal30", 0.70, 0.78), ("average_pool", 0.90, 0.90)],
 )
 def test_accuracy_on_unseen_cosmologies(
-    subjects: Any, measure: Any, name: str, omega_m: float, sigma_8: float
+    subjects: Any, subject: Any, name: str, omega_m: float, sigma_8: float
 ) -> None:
     """R^2 in training was .97 .97, .79 .85, .96 .95: below by the scatter of 24 cosmologies."""
-    scores = measure.accuracy(subjects[name])
+    scores = subject.accuracy(subjects[name])
     assert scores[0] > omega_m
     assert scores[1] > sigma_8
 
@@ -86,25 +102,26 @@ def test_finding_1_who_depends_on_the_parameters(
 
 @pytest.mark.parametrize(("name", "target"), KEYS)
 def test_findings_2_and_3_equivalences_and_settings(
-    subjects: Any, findings: Any, name: str, target: int
+    subjects: Any, comparisons: Any, name: str, target: int
 ) -> None:
-    subject = subjects[name]
-    arguments = (subject.network, subject.x[:4], target)
-    zero, excitation = findings.equivalences(*arguments)
+    arguments = (subjects[name].network, subjects[name].x[:4], target)
+    zero, excitation = comparisons.equivalences(*arguments)
     assert zero.holds
     assert zero.numbers["difference"] < 1e-5  # rounding of float32
     assert excitation.holds
     assert excitation.numbers["difference without biases"] < 1e-5
-    eps, alpha = findings.settings(*arguments)
+    eps, alpha = comparisons.settings(*arguments)
     assert alpha.holds
     # The half that does not reproduce: larger eps changes little on this network.
     assert not eps.holds
     assert eps.numbers["eps 0.01"] > 0.95  # .99 and more measured
 
 
-def test_finding_4_negative_convergence_without_noise(subjects: Any, measure: Any) -> None:
+def test_finding_4_negative_convergence_without_noise(
+    subjects: Any, subject: Any, measure: Any
+) -> None:
     """F(kappa < 0) of the gradient for Omega_m; .83 on other maps, chance .58."""
-    x = subjects["noiseless"].x[: measure.COSMOLOGIES]
+    x = subjects["noiseless"].x[: subject.COSMOLOGIES]
     maps = salience.explain(subjects["noiseless"].network, x, "gradient", 0)
     data = salience.attribution_by_value(maps, x, measure.EDGES).sel({"method": "gradient"})
     assert data["low"].sel({"class": "< 0"}) > 0.65
@@ -143,7 +160,7 @@ def test_deconvnet_on_average_pooling_is_constant_over_inputs(subjects: Any, mea
     assert found["gradient"].verdict != "constant over inputs"
 
 
-def test_stored_parts_are_used_again_unless_something_changed(measure: Any, tmp_path: Path) -> None:
+def test_stored_parts_are_used_again_unless_something_changed(store: Any, tmp_path: Path) -> None:
     calls = []
 
     def make() -> xarray.Dataset:
@@ -151,12 +168,12 @@ def test_stored_parts_are_used_again_unless_something_changed(measure: Any, tmp_
         return xarray.Dataset({"a": ("b", [1.0])}, attrs={"names": [], "count": len(calls)})
 
     path = tmp_path / "part.nc"
-    first = measure.stored(path, {"seed": 1}, make, fresh=False)
-    again = measure.stored(path, {"seed": 1}, make, fresh=False)
+    first = store.stored(path, {"seed": 1}, make, fresh=False)
+    again = store.stored(path, {"seed": 1}, make, fresh=False)
     assert first.identical(again)
     assert len(calls) == 1
-    measure.stored(path, {"seed": 2}, make, fresh=False)
-    measure.stored(path, {"seed": 2}, make, fresh=True)
+    store.stored(path, {"seed": 2}, make, fresh=False)
+    store.stored(path, {"seed": 2}, make, fresh=True)
     assert len(calls) == 3
     assert [file.name for file in tmp_path.iterdir()] == ["part.nc"]
 
@@ -164,18 +181,36 @@ def test_stored_parts_are_used_again_unless_something_changed(measure: Any, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure.stored(path, {"seed": 3}, stopped, fresh=False)
-    assert measure.read(path).attrs["count"] == 3
+        store.stored(path, {"seed": 3}, stopped, fresh=False)
+    assert xarray.load_dataset(path).attrs["count"] == 3
+
+
+def test_parts_depend_on_the_weights_not_on_how_their_file_is_written(
+    subjects: Any, subject: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training again gives the same weights in another file: metadata come in a random order."""
+    weights = safetensors.torch.load_file(subject.WEIGHTS / "noiseless.safetensors")
+    about = subject.load_metadata(subject.WEIGHTS / "noiseless.safetensors")
+    monkeypatch.setattr(subject, "WEIGHTS", tmp_path)
+
+    def settings(note: str) -> dict[str, Any]:
+        metadata = {name: json.dumps(value) for name, value in {**about, "note": note}.items()}
+        safetensors.torch.save_file(weights, tmp_path / "noiseless.safetensors", metadata)
+        return subject.load("noiseless", SEED, cache).settings
+
+    assert settings("another file") == subjects["noiseless"].settings
+    weights["0.bias"][0] += 1e-3
+    assert settings("another file") != subjects["noiseless"].settings
 
 
 @pytest.mark.slow
 def test_another_simulation_seed_gives_the_same_verdicts(
-    subjects: Any, measure: Any, cache: Path
+    subjects: Any, subject: Any, measure: Any, cache: Path
 ) -> None:
     """Verdicts of all single-pass methods, on both networks and outputs, as the study has them."""
     for name in ("noiseless", "ngal30"):
-        pair = subjects[name], measure.load(name, OTHER_SEED, cache)
+        pair = subjects[name], subject.load(name, OTHER_SEED, cache)
         for output in measure.OUTPUTS:
-            data = [measure.PARTS[f"test {output}"](subject) for subject in pair]
+            data = [measure.PARTS[f"test {output}"](s) for s in pair]
             one, other = ({m: v.verdict for m, v in salience.verdicts(d).items()} for d in data)
             assert one == other, (name, output)

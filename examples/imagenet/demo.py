@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import salience
 import salience.plot
 from salience.export import largest_error
-from salience.report import LIMITS, verdict_table
+from salience.results import LIMITS, verdict_table
 
 COUNT = 4
 TESTED, STAGES, REPEATS = 3, 6, 3  # of the randomisation test: images, scored stages, networks

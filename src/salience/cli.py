@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -18,7 +22,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from salience import options as opt
-from salience import report
+from salience import results
 from salience.errors import SalienceError, SalienceWarning, expected, unknown
 from salience.export import (
     device_of,
@@ -140,6 +144,40 @@ def check_command(
         _check({key: value for key, value in locals().items() if value is not None})
 
 
+@app.command("report")
+def report_page(
+    study: opt.Study,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page.")] = Path("report.html"),
+    edges: opt.Edges = None,
+) -> None:
+    """Turn a stored result into one HTML file that is readable offline.
+
+    Open it in any browser, or attach it to a mail: nothing in it is loaded
+    from elsewhere.
+    """
+    with _user_errors():
+        from salience.report.command import report_command
+
+        console = _console()
+        report_command(
+            study, out, edges=opt.parse_numbers("edges", edges),
+            say=lambda text: console.print(Text(text), soft_wrap=True),
+        )  # fmt: skip
+
+
+@app.command("view")
+def view_page(
+    study: opt.Study,
+    port: Annotated[int, typer.Option(help="Of this machine; 0: any free one.")] = 0,
+    edges: opt.Edges = None,
+) -> None:
+    """Serve the same page to this machine alone, for results too large for one file."""
+    with _user_errors():
+        from salience.report.command import view_command
+
+        view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
+
+
 def _explain(given: dict[str, Any]) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
     chosen = opt.parse_methods(given["methods"])
@@ -183,8 +221,8 @@ def _check(given: dict[str, Any]) -> None:
         "parameters": opt.parse_parameters(given.get("param", []), chosen),
         **{name: given.get(name) for name in _PASSED_ON},
     }  # fmt: skip
-    if given["form"] not in report.FORMATS:
-        raise unknown("format", given["form"], report.FORMATS)
+    if given["form"] not in results.FORMATS:
+        raise unknown("format", given["form"], results.FORMATS)
     if given.get("batch_size", 1) < 1:
         raise expected("a batch size of at least 1", f"{given['batch_size']}", "")
     out = _folder(given["out"])
@@ -193,13 +231,20 @@ def _check(given: dict[str, Any]) -> None:
     scores = opt.parse_scores(given["scores"], score, x)
     x = x.to(device_of(network, x))
     uncovered = uncovered_operations(network, x, chosen, options["output"])
-    dataset = randomization_test(network, x, chosen, target, scores=scores, **options)
-    dataset.attrs["command"] = json.dumps(_told(given))
-    judged = report.judge_study(dataset, score)
+    wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
+    begin = time.perf_counter()
+    dataset = randomization_test(network, x, wanted, target, scores=scores, **options)
+    dataset.attrs |= {
+        "command": json.dumps(_told(given)),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    judged = results.judge_study(dataset, score)
     console = _console()
-    report.show_study(console, dataset, judged, uncovered, score)
+    results.show_study(console, dataset, judged, uncovered, score)
     told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
-    for file in report.save_study(out, dataset, judged, told, score, given["form"]):
+    for file in results.save_study(out, dataset, judged, told, score, given["form"]):
         console.print(Text(str(file)), soft_wrap=True)
 
 

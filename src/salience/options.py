@@ -76,6 +76,17 @@ Param = Annotated[
     list[str] | None,
     typer.Option(metavar="METHOD.NAME=VALUE", help="A method's parameter; may be repeated."),
 ]
+Study = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY", help="A folder or file that check or explain wrote."),
+]
+Edges = Annotated[
+    str | None,
+    typer.Option(
+        help="Show where the attribution lies: edges of classes of input values, in standard "
+        "deviations, such as 0,3."
+    ),
+]
 
 EXPLAIN_EXAMPLES = """\
 [bold]Examples[/bold]

@@ -1,0 +1,182 @@
+"""The page's Bokeh figures, one document: map panels with shared ranges, curves, attribution.
+
+Names of the user reach Bokeh as plain text only; the page's own script fills in pixels and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.models import (
+    BoxAnnotation,
+    ColumnDataSource,
+    FixedTicker,
+    LinearColorMapper,
+    PanTool,
+    PlainText,
+    Range1d,
+    WheelZoomTool,
+)
+from bokeh.plotting import figure
+
+# after Okabe & Ito 2008, whose yellow is too faint for a line; the first is light in the dark
+COLOURS = "#7f7f7f #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
+DASHES = ("solid", "dashed", "dotdash")
+_TICKS = 30
+
+
+def panels(count: int, height: int, width: int, colour: bool) -> list[Any]:
+    """The input's panel and one for each method: pixels come later, ranges are shared."""
+    x_range = Range1d(start=0, end=width, bounds=(0, width), name="x-range")
+    y_range = Range1d(start=height, end=0, bounds=(0, height), name="y-range")
+    below = _source("input", "image")
+    cursor = _source("cursor", "x", "y")
+    grey = LinearColorMapper(palette="Greys256", low=0, high=1, name="input-colours")
+    place = {"x": 0, "y": 0, "dw": width, "dh": height, "source": below}
+    made = []
+    for number in range(count + 1):
+        plot = _panel(number, x_range, y_range, height / width)
+        if colour:
+            plot.image_rgba("image", **place)
+        else:
+            plot.image("image", color_mapper=grey, **place)
+        if number:
+            name = f"map-{number - 1}"
+            source = _source(name, "image")
+            mapper = LinearColorMapper(
+                palette=["#ffffff"], low=0, high=1, nan_color="#00000000", name=f"{name}-colours"
+            )
+            plot.image(
+                "image", color_mapper=mapper, name=f"{name}-image", **{**place, "source": source}
+            )
+        plot.scatter(
+            "x", "y", source=cursor, marker="cross", size=13, line_width=1.5,
+            line_color="#0a8f3c", fill_color=None,
+        )  # fmt: skip
+        made.append(plot)
+    return made
+
+
+def _source(name: str, *columns: str) -> ColumnDataSource:
+    return ColumnDataSource(data={column: [] for column in columns}, name=name)
+
+
+def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> Any:
+    plot = figure(
+        x_range=x_range, y_range=y_range, width=220, height=max(24, round(220 * ratio)),
+        sizing_mode="scale_width", toolbar_location=None, min_border=0, outline_line_color=None,
+        tools=[PanTool(), WheelZoomTool(modifiers={"ctrl": True})], name=f"panel-{number}",
+    )  # fmt: skip
+    plot.axis.visible = False
+    plot.grid.visible = False
+    plot.background_fill_color = None
+    plot.border_fill_color = None
+    return plot
+
+
+def curves(
+    roles: Sequence[str], stages: Sequence[str], thresholds: tuple[float, float], height: int = 340
+) -> Any:
+    """Similarity along the cascade, a line and a band per method; the script fills the sources."""
+    plot = figure(
+        height=height, sizing_mode="stretch_width", toolbar_location=None, tools="",
+        x_range=Range1d(start=-0.3, end=len(stages) + 0.3),
+        y_range=Range1d(start=-0.03, end=1.03, name="curve-range"), name="curves",
+    )  # fmt: skip
+    plot.add_layout(BoxAnnotation(
+        bottom=thresholds[0], top=thresholds[1], fill_color="#888888", fill_alpha=0.16,
+        line_color=None, level="underlay",
+    ))  # fmt: skip
+    coloured = 0
+    for number, role in enumerate(roles):
+        style = {"line_color": "#888888", "line_dash": "dashed", "line_width": 1.2}
+        if role == "method":
+            colour, dash = curve_style(coloured)
+            style = {"line_color": colour, "line_dash": dash, "line_width": 2.0}
+            coloured += 1
+        source = _source(f"curve-{number}", "x", "mean", "low", "high")
+        band = plot.varea(
+            "x", "low", "high", source=source, fill_color=style["line_color"], fill_alpha=0.12,
+            name=f"curve-{number}-band",
+        )  # fmt: skip
+        band.visible = role == "method"
+        plot.line("x", "mean", source=source, name=f"curve-{number}-line", **style)
+        plot.scatter(
+            "x", "mean", source=source, size=5, line_color=style["line_color"],
+            fill_color=style["line_color"], name=f"curve-{number}-dots",
+        )  # fmt: skip
+    _label(plot, ["trained", *stages])
+    return _quiet(plot)
+
+
+def curve_style(number: int) -> tuple[str, str]:
+    """Colour and dash of the line of a method."""
+    return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def _label(plot: Any, names: Sequence[str]) -> None:
+    step = -(-len(names) // _TICKS)
+    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, len(names), step)))
+    plot.xaxis.major_label_overrides = {
+        place: PlainText(text=names[place]) for place in range(0, len(names), step)
+    }
+    plot.xaxis.major_label_orientation = 0.9
+    plot.xgrid.visible = False
+
+
+def shares(rows: dict[str, Any], output: int) -> Any:
+    """Fraction of attribution per class of input value, methods from top to bottom."""
+    count = len(rows["methods"])
+    plot = figure(
+        height=70 + 24 * count, sizing_mode="stretch_width", toolbar_location=None, tools="",
+        x_range=Range1d(start=-0.02, end=1.02),
+        y_range=Range1d(start=count - 0.5, end=-0.5), name=f"shares-{output}",
+    )  # fmt: skip
+    classes = len(rows["classes"])
+    for k in range(classes):
+        colour, marker = COLOURS[1 + k % 7], ("circle", "square", "triangle", "diamond")[k % 4]
+        places = [i + 0.16 * (k - (classes - 1) / 2) for i in range(count)]
+        mean, low, high = (
+            [row[k] for row in rows[name][output]] for name in ("mean", "low", "high")
+        )
+        chance = rows["chance"][k]
+        plot.line(
+            [chance, chance], [-0.5, count - 0.5], line_color=colour, line_dash="dotted",
+            line_width=1.5,
+        )  # fmt: skip
+        plot.segment(low, places, high, places, line_color=colour, line_width=1.5)
+        plot.scatter(mean, places, marker=marker, size=8, line_color=colour, fill_color=colour)
+    plot.yaxis.ticker = FixedTicker(ticks=list(range(count)))
+    plot.yaxis.major_label_overrides = {
+        place: PlainText(text=name) for place, name in enumerate(rows["methods"])
+    }
+    plot.ygrid.visible = False
+    return _quiet(plot)
+
+
+def _quiet(plot: Any) -> Any:
+    plot.background_fill_color = None
+    plot.border_fill_color = None
+    plot.outline_line_color = None
+    plot.grid.grid_line_alpha = 0.35
+    plot.axis.minor_tick_line_color = None
+    return plot
+
+
+def as_json(roots: Sequence[Any]) -> dict[str, Any]:
+    """The figures as one document: its JSON, and the id of each root by its name."""
+    from bokeh.embed.util import standalone_docs_json_and_render_items
+
+    if not roots:
+        return {"documents": {}, "document": "", "roots": {}}
+    document = Document()
+    for root in roots:
+        document.add_root(root)
+    documents, items = standalone_docs_json_and_render_items(list(roots))
+    return {
+        "documents": documents,
+        "document": items[0].docid,
+        "roots": {root.name: root.id for root in roots},
+    }

@@ -1,0 +1,66 @@
+"""The page of a study on this machine only, with maps read from the store when they are looked at.
+
+The address is 127.0.0.1, and requests that name another host are refused: a page elsewhere that
+points its own name here (DNS rebinding) sees nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+from salience.report import pixels
+from salience.report.page import Extras, render
+
+if TYPE_CHECKING:
+    import xarray
+
+HOST = "127.0.0.1"
+
+
+def server(
+    dataset: xarray.Dataset, extras: Extras, title: str | None = None, port: int = 0
+) -> HTTPServer:
+    """A server of the page on 127.0.0.1, bound and not yet serving; port 0 is any free one.
+
+    Paths: / (the page), /inputs/SAMPLE, /maps/SAMPLE/STAGE (bytes, see `pixels`).
+    """
+    plan = pixels.whole(dataset) if "maps" in dataset else None
+    page = render(dataset, extras, title, plan, embedded=False).encode()
+
+    def answer(path: str) -> tuple[bytes, str] | None:
+        if path == "/":
+            return page, "text/html; charset=utf-8"
+        found = re.fullmatch(r"/(?:inputs/(\d{1,9})|maps/(\d{1,9})/(\d{1,9}))", path)
+        if plan is None or found is None:
+            return None
+        sample = int(found[1] or found[2])
+        stage = int(found[3] or 0)
+        if sample not in plan.samples or stage not in plan.stages:
+            return None
+        if found[1]:
+            return pixels.input_block(dataset, sample, plan.inputs), "application/octet-stream"
+        return pixels.map_block(dataset, sample, stage, plan.size), "application/octet-stream"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.headers.get("Host", "").rsplit(":", 1)[0]
+            found = answer(self.path) if name in (HOST, "localhost") else None
+            if found is None:
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            body, kind = found
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: the terminal is the user's."""
+
+    return HTTPServer((HOST, port), Handler)

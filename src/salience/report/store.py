@@ -1,0 +1,117 @@
+"""What `salience check` and `salience explain` wrote, read back for a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from salience.errors import expected
+from salience.explaining import ERRORS
+
+if TYPE_CHECKING:
+    import xarray
+
+STUDIES = ("study.nc", "study.zarr")
+MAPS = "maps.npz"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result, and what lies beside it.
+
+    score     that its verdicts are about, where that was said
+    coverage  method -> operations that it has no rule for
+    errors    method -> largest conservation or completeness error
+    """
+
+    dataset: xarray.Dataset
+    score: str | None = None
+    coverage: Mapping[str, Sequence[str]] | None = None
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+
+def open_study(path: Path) -> Stored:
+    """The study at a file or in a folder; its maps are read when they are asked for.
+
+    path  a folder that `salience check` or `salience explain` wrote, or its study.nc, study.zarr
+          or maps.npz
+
+    Errors of maps and coverage come from maps.npz and verdicts.json beside it, where they are about
+    the same weights.
+
+    Errors: SalienceError for a path that holds no result.
+    """
+    file = _file_of(Path(path))
+    try:
+        if file.suffix == ".npz":
+            dataset, errors = _maps_file(file)
+            return Stored(dataset, errors=errors)
+        import xarray
+
+        opened = xarray.open_zarr(file, consolidated=False) if file.is_dir() else None
+        dataset = xarray.open_dataset(file, engine="netcdf4") if opened is None else opened
+    except (OSError, ValueError, KeyError) as error:
+        cure = "Run salience check again, and give its folder."
+        raise expected(f"a study in {file}", f"{type(error).__name__}: {error}", cure) from None
+    if "maps" not in dataset and not {"method", "stage"} <= set(dataset.dims):
+        cure = "Give the folder that salience check wrote."
+        raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
+    told = _told(file.with_name("verdicts.json"), dataset)
+    beside = file.with_name(MAPS)
+    errors = {}
+    if beside.exists():
+        maps, found = _maps_file(beside)
+        if maps.attrs.get("model_fingerprint") == dataset.attrs.get("model_fingerprint"):
+            errors = found
+    return Stored(dataset, told.get("score"), told.get("uncovered"), errors)
+
+
+def _file_of(path: Path) -> Path:
+    inside = [path / name for name in (*STUDIES, MAPS)]
+    known = path.name.endswith((".nc", ".npz", ".zarr"))
+    for candidate in [path] if known else inside:
+        if candidate.exists():
+            return candidate
+    raise expected(
+        "a folder with study.nc, study.zarr or maps.npz, or one of these files", str(path),
+        "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",
+    )  # fmt: skip
+
+
+def _told(file: Path, dataset: xarray.Dataset) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    same = told.get("model_fingerprint") == dataset.attrs.get("model_fingerprint")
+    return told if same else {}
+
+
+def _maps_file(file: Path) -> tuple[xarray.Dataset, dict[str, float]]:
+    """Maps of `salience explain` as a dataset with one stage, and their largest errors."""
+    import xarray
+
+    with np.load(file, allow_pickle=False) as held:
+        origin = json.loads(str(held["provenance"]))
+        arrays = {name: held[name] for name in held.files}
+    x = arrays["input"]
+    fixed = {"input", "output", "target_value", "provenance"}
+    names = [n for n in arrays if n not in fixed and arrays[n].shape == x.shape]
+    errors = {
+        name: float(np.nanmax(arrays[f"{name}.{error}"]))
+        for name in names for error in ERRORS if f"{name}.{error}" in arrays
+    }  # fmt: skip
+    space = [f"axis_{i}" for i in range(1, x.ndim)]
+    maps = np.stack([arrays[name] for name in names])[:, None]
+    dataset = xarray.Dataset(
+        {"maps": (("map_method", "map_stage", "map_sample", *space), maps),
+         "inputs": (("map_sample", *space), x)},
+        {"map_method": np.array(names, dtype=object),
+         "map_stage": np.array(["trained"], dtype=object)},
+        {key: v if isinstance(v, str) else json.dumps(v) for key, v in origin.items()},
+    )  # fmt: skip
+    return dataset, errors
