@@ -252,3 +252,12 @@ def test_deconvnet_gives_one_map_for_all_inputs_of_an_average_pool_network():
     found = {name: verdict.verdict for name, verdict in salience.verdicts(data).items()}
     assert found["deconvnet"] == "constant over inputs"
     assert found["guided_backprop"] != "constant over inputs"
+
+
+def test_the_notebook_table_escapes_names_and_says_what_the_text_does():
+    found = salience.verdicts(dataset(gradient=flat(0.05), **{"<b>mine</b>": flat(0.8)}))
+    page = found._repr_html_()
+    assert "<b>" not in page
+    assert "&lt;b&gt;mine&lt;/b&gt;" in page
+    assert page.count("<tr>") == len(str(found).splitlines()) == 3
+    assert "insensitive" in page

@@ -20,6 +20,7 @@ from salience.methods import Method, bind, find
 from salience.pullback import bounds_at, to_input
 from salience.recorder import Recorder
 from salience.sites import LinearSite, Walk
+from salience.tables import html_table, text_table
 from salience.trace import Trace
 
 
@@ -41,13 +42,13 @@ class Coverage(list[CoverageRow]):
         return [row.operation for row in self if row.treatment == "not covered"]
 
     def __str__(self) -> str:
-        head = ("operation", "kind", "calls", "treatment")
-        rows = [[str(cell) for cell in row] for row in (head, *self)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        return text_table(CoverageRow._fields, self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(CoverageRow._fields, self._rows())
+
+    def _rows(self) -> list[list[str]]:
+        return [[str(cell) for cell in row] for row in self]
 
 
 class Tape:

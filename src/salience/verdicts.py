@@ -11,6 +11,7 @@ import numpy as np
 from salience.controls import POSITIVE_METHOD, RANDOM_MAP
 from salience.errors import expected, unknown
 from salience.sanity import RISE
+from salience.tables import html_table, text_table
 
 if TYPE_CHECKING:
     import xarray
@@ -45,15 +46,25 @@ class Verdict:
 class Verdicts(dict[str, Verdict]):
     """Verdicts by method, printed as a table."""
 
+    _head = ("method", "retention", "95% interval", "last", "verdict")
+
     def __str__(self) -> str:
-        lines = [f"{'method':<22} {'retention':>9}  {'95% interval':>14}  {'last':>6}  verdict"]
-        for name, v in self.items():
-            last = v.last.get("spearman_abs", np.nan)
-            lines.append(
-                f"{name:<22} {v.retention:9.2f}  [{v.low:5.2f}, {v.high:5.2f}]  {last:6.2f}  "
-                f"{v.verdict}"
-            )
-        return "\n".join(lines)
+        return text_table(self._head, self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._head, self._rows())
+
+    def _rows(self) -> list[list[str]]:
+        return [
+            [
+                name,
+                f"{v.retention:.2f}",
+                f"[{v.low:.2f}, {v.high:.2f}]",
+                f"{v.last.get('spearman_abs', np.nan):.2f}",
+                v.verdict,
+            ]
+            for name, v in self.items()
+        ]
 
 
 def verdicts(
