@@ -40,4 +40,4 @@ bench: install
 	$(BIN)/python benchmarks/randomization.py --out benchmarks/results
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache
+	rm -rf $(VENV) out examples/weak_lensing/.cache .pytest_cache .ruff_cache

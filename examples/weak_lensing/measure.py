@@ -1,115 +1,27 @@
-"""The measurements of the weak-lensing study on one trained network, each kept in a file."""
+"""The measurements of the weak-lensing study on one trained network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray
-from network import WEIGHTS, load_metadata, load_network
-from simulate import CACHE, cosmologies, observe, simulate
+from subject import COSMOLOGIES, NETWORKS, OUTPUTS, Subject
 from torch import Tensor, nn
-from train import RECIPES, r_squared
 
 import salience
 from salience.cascade import Recipe, cascade, ordered_stages
 from salience.tape import run_pass
 
-NETWORKS, OUTPUTS = tuple(RECIPES), ("omega_m", "sigma_8")
-KEYS = [(name, output) for name in NETWORKS[:2] for output in OUTPUTS]  # what findings are about
-COSMOLOGIES, MAPS = 24, 4  # unseen cosmologies, maps of each
 TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
-CODE = [Path(__file__), *sorted(Path(salience.__file__).parent.glob("*.py"))]
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 MANY = [name for name in salience.methods if name not in SINGLE]
 EDGES, FINE_EDGES = (0, 3), (-1, 0, 1, 2, 3)  # standard deviations of a map
 FULL = {"integrated_gradients": {"max_steps": 64}}
 REDUCED = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 16}}
-
-
-def unseen_maps(
-    seed: int, progress: bool = False, cache: Path = CACHE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Noiseless maps (MAPS * COSMOLOGIES, 128, 128) and their (Omega_m, sigma_8).
-
-    The first COSMOLOGIES maps have one cosmology each, and so on.
-    """
-    parameters = cosmologies(COSMOLOGIES, seed)
-    kappa = simulate(parameters, MAPS, seed, progress, cache).swapaxes(
-        0, 1
-    )  # (MAPS, COSMOLOGIES, 128, 128)
-    return kappa.reshape(-1, *kappa.shape[2:]), np.tile(parameters, (MAPS, 1))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A trained network and the maps it is asked about."""
-
-    network: nn.Module
-    x: Tensor  # (MAPS * COSMOLOGIES, 1, 128, 128) noisy, smoothed; one map of each cosmology first
-    targets: Tensor  # (MAPS * COSMOLOGIES, 2) standardised
-    settings: dict[str, Any]  # what a stored part depends on
-
-
-def load(name: str, seed: int, cache: Path = CACHE) -> Subject:
-    """A network of `weights/` with freshly simulated maps of unseen cosmologies."""
-    path = WEIGHTS / f"{name}.safetensors"
-    kappa, parameters = unseen_maps(seed, cache=cache)
-    rng = np.random.default_rng([seed, 1])
-    x = torch.from_numpy(observe(kappa, RECIPES[name]["n_gal_per_arcmin2"], rng))[:, None]
-    about = load_metadata(path)
-    mean, std = (torch.tensor(about[f"target_{part}"]) for part in ("mean", "std"))
-    settings = {
-        "seed": seed, "weights": digest([path]), "code": digest(CODE),
-        "numbers": [COSMOLOGIES, MAPS, TESTED, FEW, REPEATS], "parameters": [FULL, REDUCED],
-    }  # fmt: skip
-    targets = (torch.from_numpy(parameters).float() - mean) / std
-    return Subject(load_network(path), x, targets, settings)
-
-
-def digest(files: Iterable[Path]) -> str:
-    """SHA-256 of the contents of files."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def accuracy(subject: Subject) -> list[float]:
-    """R^2 of each output over all maps."""
-    return r_squared(subject.network, subject.x, subject.targets)
-
-
-def part_path(folder: Path, name: str, label: str) -> Path:
-    return folder / f"{name}-{label.replace(' ', '-')}.nc"
-
-
-def read(path: Path) -> xarray.Dataset:
-    return xarray.load_dataset(path)
-
-
-def stored(
-    path: Path, settings: dict[str, Any], make: Callable[[], xarray.Dataset], fresh: bool
-) -> xarray.Dataset:
-    """The dataset in `path` if it was made with these settings; else make it and keep it there."""
-    key = json.dumps(settings, sort_keys=True)
-    if path.exists() and not fresh:
-        data = read(path)
-        if data.attrs["settings"] == key:
-            return data
-    data = make()
-    attributes = {name: value if isinstance(value, int | float) else str(value)
-                  for name, value in data.attrs.items()}  # fmt: skip
-    data.attrs = {**attributes, "settings": key}
-    partial = path.with_suffix(".partial")
-    data.to_netcdf(partial)
-    partial.replace(path)
-    return data
 
 
 def explained(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
@@ -177,11 +89,17 @@ PARTS: dict[str, Callable[[Subject], xarray.Dataset]] = {
     "constancy": lambda s: randomised(s, FEW, ["gradient", "deconvnet"], "sigma_8", repeats=2),
 }
 for _output in OUTPUTS:
-    PARTS[f"test {_output}"] = partial(randomised, count=TESTED, methods=SINGLE, output=_output)
+    PARTS[f"test {_output}"] = partial(
+        randomised, count=TESTED, methods=SINGLE, output=_output, keep_maps=FEW
+    )
     # at reduced cost: FEW maps, 3 of the stages
     PARTS[f"few {_output}"] = partial(
         randomised, count=FEW, methods=MANY, output=_output, stages=3, parameters=REDUCED
     )
-JOBS = [(name, part) for name in NETWORKS for part in PARTS if (part == "constancy") is
-        (name == "average_pool")]  # fmt: skip
+JOBS = [
+    (name, part)
+    for name in NETWORKS
+    for part in PARTS
+    if (part == "constancy") == (name == "average_pool")
+]
 JOBS.sort(key=lambda job: not job[1].startswith(("few", "test", "maps")))  # the long ones first

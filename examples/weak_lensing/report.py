@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import figures
 from findings import Finding
-from measure import FEW, KEYS, OUTPUTS, TESTED
+from labels import label
+from measure import FEW, TESTED
 from rich.console import Console
 from rich.table import Table
+from subject import KEYS, OUTPUTS
 
 import salience
 
@@ -50,7 +51,7 @@ def verdict_table(results: dict[Any, Any]) -> Table:
     for method in (*salience.methods, "input", "edges", "random_map"):
         found = [results[key]["verdicts"][method] for key in KEYS]
         cells = [f"{brief(v.retention, v.low, v.high)}\n{v.verdict}" for v in found]
-        table.add_row(figures.label(method), *cells)
+        table.add_row(label(method), *cells)
     return table
 
 
@@ -64,7 +65,7 @@ def share_table(results: dict[Any, Any], cell: str) -> Table:
         rows = [data.sel({"method": method}) for data in shares]
         numbers = [[r[part].item() for part in ("mean", "low", "high")] for r in rows]
         cells = [brief(*row) for row in numbers]
-        table.add_row(figures.label(method), *cells)
+        table.add_row(label(method), *cells)
     return table
 
 
@@ -82,6 +83,6 @@ def show_findings(results: dict[Any, Any], console: Console) -> None:
         table = Table.grid(padding=(0, 2))
         for (name, output), finding in rows:
             verdict = "holds" if finding.holds else "[bold]does not hold[/bold]"
-            numbers = ", ".join(f"{figures.label(k)} {v:.2g}" for k, v in finding.numbers.items())
+            numbers = ", ".join(f"{label(k)} {v:.2g}" for k, v in finding.numbers.items())
             table.add_row(f"    {SHORT[name]}", output, verdict, f"{finding.margin:+.2g}", numbers)
         console.print(table)

@@ -1,10 +1,9 @@
-"""Convergence maps of a flat LCDM universe: shifted lognormal fields with a Limber power spectrum.
+"""Convergence maps: shifted lognormal fields with the power spectrum of `cosmology.py`, and noise.
 
-Recipe: h = 0.72, Omega_b = 0.046, n_s = 0.96, Eisenstein & Hu transfer function, halofit, all
-sources at z = 1; maps of 128 x 128 pixels over 3.5 x 3.5 deg^2 with periodic edges. A pixel is a
-point sample of a field that is band-limited to the grid, so there is no pixel window to divide out.
-A lognormal field has the right two-point function and the right skewness of the one-point
-distribution, but no compact haloes: see Hilbert et al. 2011, Xavier et al. 2016.
+Maps have 128 x 128 pixels over 3.5 x 3.5 deg^2 and periodic edges. A pixel is a point sample of a
+field that is band-limited to the grid, so there is no pixel window to divide out. A lognormal field
+has the right two-point function and the right skewness of the one-point distribution, but no
+compact haloes: see Hilbert et al. 2011, Xavier et al. 2016.
 """
 
 from __future__ import annotations
@@ -14,15 +13,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
+from cosmology import SHIFT_FRACTION, UNIVERSE, lognormal_shift, power_spectrum
 from tqdm import tqdm
 
-HUBBLE, OMEGA_B, N_S, Z_SOURCE = 0.72, 0.046, 0.96, 1.0
 PIXELS, SIDE_DEG = 128, 3.5
 PIXEL_ARCMIN = SIDE_DEG * 60 / PIXELS
 ELLIPTICITY, SMOOTHING_ARCMIN = 0.4, 1.0
-PRIOR = ((0.15, 0.5), (0.5, 1.1))  # Omega_m, sigma_8
-SHIFT_FRACTION = 0.02975 / 0.0573  # Hilbert et al. 2011 at z = 1, over its empty-beam convergence
 CACHE = Path(__file__).parent / ".cache"
 
 
@@ -31,37 +27,6 @@ def multipoles() -> np.ndarray:
     step = np.deg2rad(SIDE_DEG) / PIXELS
     rows, columns = np.fft.fftfreq(PIXELS, step), np.fft.rfftfreq(PIXELS, step)
     return 2 * np.pi * np.hypot(rows[:, None], columns[None, :])  # (128, 65)
-
-
-def power_spectrum(omega_m: float, sigma_8: float, ell: np.ndarray) -> np.ndarray:
-    """Convergence power C_l (steradian) at multipoles `ell` > 0, in the Limber approximation.
-
-    C_l = integral dchi W(chi)^2 / chi^2 P((l + 1/2) / chi, z(chi)).
-    """
-    import pyccl  # here, so that everything that needs no power spectrum runs without it
-
-    cosmology = pyccl.Cosmology(
-        Omega_c=omega_m - OMEGA_B, Omega_b=OMEGA_B, h=HUBBLE, n_s=N_S, sigma8=sigma_8,
-        transfer_function="eisenstein_hu", matter_power_spectrum="halofit",
-    )  # fmt: skip
-    plane = pyccl.CMBLensingTracer(cosmology, z_source=Z_SOURCE)  # any single source plane
-    nodes = np.geomspace(ell.min(), ell.max(), 64)
-    table = np.asarray(pyccl.angular_cl(cosmology, plane, plane, nodes))
-    return np.exp(np.interp(np.log(ell), np.log(nodes), np.log(table)))
-
-
-def lognormal_shift(omega_m: float) -> float:
-    """Depth kappa_0 (dimensionless) of a lognormal map's floor: 0.52 x the empty-beam convergence.
-
-    The empty beam has kappa = -integral dchi W(chi), with
-    W = 1.5 Omega_m (H0/c)^2 (1 + z) chi (chi_s - chi) / chi_s.
-    """
-    z = np.linspace(0, Z_SOURCE, 1001)
-    dchi_dz = 1 / np.sqrt(omega_m * (1 + z) ** 3 + 1 - omega_m)  # in units of c / H0
-    step = z[1] - z[0]
-    chi = np.concatenate([[0], np.cumsum((dchi_dz[1:] + dchi_dz[:-1]) / 2 * step)])
-    weight = 1.5 * omega_m * (1 + z) * chi * (chi[-1] - chi) / chi[-1]
-    return SHIFT_FRACTION * float(np.trapezoid(weight * dchi_dz, z))
 
 
 def gaussian_correlation(power: np.ndarray, shift: float) -> tuple[np.ndarray, float]:
@@ -107,13 +72,6 @@ def observe(
     return smooth.astype(np.float32)
 
 
-def cosmologies(count: int, seed: int) -> np.ndarray:
-    """Scrambled Sobol points (count, 2) of (Omega_m, sigma_8) in the prior box."""
-    points = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(count).double()
-    low, high = np.array(PRIOR).T
-    return low + (high - low) * points.numpy()
-
-
 def simulate(
     parameters: np.ndarray,
     maps_per_cosmology: int,
@@ -132,7 +90,7 @@ def simulate(
     starts = range(0, len(parameters), block)
     for start in tqdm(starts, desc="simulate", unit="block", disable=not progress):
         rows = parameters[start : start + block]
-        recipe = (HUBBLE, OMEGA_B, N_S, Z_SOURCE, PIXELS, SIDE_DEG, SHIFT_FRACTION)
+        recipe = (*UNIVERSE, PIXELS, SIDE_DEG, SHIFT_FRACTION)
         key = repr((recipe, rows.tolist(), start, maps_per_cosmology, seed))
         path = cache / f"kappa-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
         if not path.exists():

@@ -9,21 +9,23 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import figures
+import comparisons
 import findings
-import measure
 import report
 import torch
-from measure import KEYS, TESTED
+import xarray
+from figures import save_figures
+from measure import JOBS, MANY, PARTS, TESTED
 from rich.console import Console
+from store import part_path, stored
+from subject import KEYS, NETWORKS, OUTPUTS, accuracy, load, unseen_maps
 from tqdm import tqdm
 
-import salience
+import salience.report
 
 Results = dict[Any, Any]
 
@@ -32,9 +34,9 @@ def run_job(name: str, label: str, seed: int, folder: Path, fresh: bool) -> floa
     """Measure one part of one network, unless its file is there; returns the seconds it took."""
     torch.set_num_threads(1)
     start = time.perf_counter()
-    subject = measure.load(name, seed)
-    path = measure.part_path(folder, name, label)
-    measure.stored(path, subject.settings, lambda: measure.PARTS[label](subject), fresh)
+    subject = load(name, seed)
+    path = part_path(folder, name, label)
+    stored(path, subject.settings, lambda: PARTS[label](subject), fresh)
     return time.perf_counter() - start
 
 
@@ -44,7 +46,7 @@ def run_jobs(seed: int, folder: Path, fresh: bool, workers: int) -> None:
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {
             pool.submit(run_job, name, label, seed, folder, fresh): f"{name}: {label}"
-            for name, label in measure.JOBS
+            for name, label in JOBS
         }
         with tqdm(as_completed(jobs), "measure", len(jobs), unit="part") as bar:
             for job in bar:
@@ -53,24 +55,23 @@ def run_jobs(seed: int, folder: Path, fresh: bool, workers: int) -> None:
 
 def collect(seed: int, folder: Path) -> Results:
     """What the jobs measured, verdicts and findings, by network or (network, output)."""
-    subjects = {name: measure.load(name, seed) for name in measure.NETWORKS}
+    subjects = {name: load(name, seed) for name in NETWORKS}
     parts = {
-        (name, label): measure.read(measure.part_path(folder, name, label))
-        for name, label in measure.JOBS
+        (name, label): xarray.load_dataset(part_path(folder, name, label)) for name, label in JOBS
     }
-    results: Results = {"r2": {name: measure.accuracy(s) for name, s in subjects.items()}}
+    results: Results = {"r2": {name: accuracy(s) for name, s in subjects.items()}}
     results["constancy"] = parts["average_pool", "constancy"]
     for name, output in tqdm(KEYS, "findings"):
         here: Results = {"cascade": parts[name, "cascade"], "maps": parts[name, "maps"]}
         here |= {part: parts[name, f"{part} {output}"] for part in ("test", "few")}
         single, many = (salience.verdicts(here[part]) for part in ("test", "few"))
-        here["verdicts"] = {**single, **{method: many[method] for method in measure.MANY}}
+        here["verdicts"] = {**single, **{method: many[method] for method in MANY}}
         here["shares"] = here["maps"].sel({"output": output})
-        subject, target = subjects[name], measure.OUTPUTS.index(output)
+        subject, target = subjects[name], OUTPUTS.index(output)
         arguments = (subject.network, subject.x[:TESTED], target)
         here["findings"] = [
-            *findings.parameters(here["verdicts"]), *findings.equivalences(*arguments),
-            *findings.settings(*arguments),
+            *findings.parameters(here["verdicts"]), *comparisons.equivalences(*arguments),
+            *comparisons.settings(*arguments),
             findings.attribution(name, here["shares"], here["verdicts"]),
         ]  # fmt: skip
         results[name, output] = here
@@ -88,19 +89,19 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     console, start = Console(), time.perf_counter()
 
-    measure.unseen_maps(options.seed, progress=True)  # once, before the jobs that read them
+    unseen_maps(options.seed, progress=True)  # once, before the jobs that read them
     run_jobs(options.seed, options.out, options.fresh, options.workers)
     results = collect(options.seed, options.out)
     report.show(results, console)
     with (options.out / "report.txt").open("w") as file:
         report.show(results, Console(file=file, width=110))
-    drawn: dict[str, Callable[[], Any]] = figures.all_figures(results)
-    for label, draw in tqdm(drawn.items(), "figures"):
-        figure = draw()
-        figure.savefig(options.out / f"{label}.png")
-        figure.savefig(options.out / f"{label}.pdf")
+    save_figures(results, options.out)
+    for name, output in KEYS:
+        data, page = results[name, output]["test"], options.out / f"report-{name}-{output}.html"
+        salience.report.build(data, page, title=f"Which maps of {name}, {output}, can be believed?")
     seconds = time.perf_counter() - start
     console.print(f"Figures, report.txt and data: {options.out}/ ({seconds:.0f} s)")
+    console.print(f"Reports to open in a browser, such as {page}")
 
 
 if __name__ == "__main__":
