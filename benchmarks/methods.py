@@ -24,7 +24,6 @@ import report
 import torch
 from cases import Case
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 TOLERANCE = 1e-6  # float64: stabilisers of the peers, added to denominators
@@ -156,19 +155,6 @@ def measure_memory(network: str, batch: int, size: int, device: str) -> list[dic
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _verdict(value: float, budget: float | None) -> str:
-    return "" if budget is None else "ok" if value <= budget else "MISSED"
-
-
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Any]) -> None:
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    console.print(table)
-
-
 def show_correctness(console: Console, network: str, compared: dict[str, Any]) -> None:
     """Differences, peers that are wrong marked."""
     rows: list[Any] = [("law", name, value, "") for name, value in compared["laws"].items()]
@@ -176,7 +162,7 @@ def show_correctness(console: Console, network: str, compared: dict[str, Any]) -
         note = f"peer is wrong: {row['wrong']}" if row["wrong"] else ""
         rows.append((row["package"], row["method"], row["difference"], note))
     columns = ("against", "method", "largest relative difference", "note")
-    _table(console, f"{network}: maps, float64, {compared['size']} px", columns, rows)
+    report.table(console, f"{network}: maps, float64, {compared['size']} px", columns, rows)
 
 
 def show_costs(console: Console, network: str, timed: Any, peaks: Sequence[Any]) -> None:
@@ -185,7 +171,7 @@ def show_costs(console: Console, network: str, timed: Any, peaks: Sequence[Any])
         (
             row["package"], row["method"], row["gradients"],
             "{:.3g}-{:.3g}".format(*row["quartiles"]), row["limit"] or "", row["budget"] or "",
-            _verdict(row["gradients"], row["budget"]) or ("wrong maps" if row["wrong"] else ""),
+            report.verdict(row["gradients"], row["budget"]) or "wrong maps" * bool(row["wrong"]),
         )
         for row in timed["rows"]
     ]  # fmt: skip
@@ -194,22 +180,24 @@ def show_costs(console: Console, network: str, timed: Any, peaks: Sequence[Any])
     rows.append(
         (
             "salience", "all on one tape / sum of the parts", share, "", "", shared["budget"],
-            _verdict(share, shared["budget"]),
+            report.verdict(share, shared["budget"]),
         )
     )  # fmt: skip
     columns = ("package", "method", "plain gradients", "quartiles", "limit", "budget", "")
-    _table(console, f"{network}: time, batch {timed['batch']}, {timed['size']} px", columns, rows)
+    report.table(
+        console, f"{network}: time, batch {timed['batch']}, {timed['size']} px", columns, rows
+    )
     if peaks:
         rows = [
             (
                 row["package"], row["method"], row["over_import"], row["over_import_ratio"],
                 row["over_model"], row["over_model_ratio"], row.get("budget", ""),
-                _verdict(row["over_import_ratio"], row.get("budget")),
+                report.verdict(row["over_import_ratio"], row.get("budget")),
             )
             for row in peaks
         ]  # fmt: skip
         columns = ("package", "method", "MiB with model", "x gradient", "MiB without", "x gradient")
-        _table(console, f"{network}: peak memory", (*columns, "budget", ""), rows)
+        report.table(console, f"{network}: peak memory", (*columns, "budget", ""), rows)
 
 
 def arguments() -> argparse.Namespace:
