@@ -52,7 +52,7 @@ STRUCTURAL = frozenset(
     "view_as reshape_as ravel tril triu diagonal as_strided as_strided_scatter masked_fill where "
     "__setitem__ copy_ index_copy scatter index_add index_put slice fill_ zero_ im2col col2im "
     # sums
-    "add sub rsub subtract neg negative sum mean cumsum add_ sub_ "
+    "add sub rsub subtract neg negative sum mean cumsum "
     # winner-take-all and proportional pooling
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "

@@ -58,7 +58,6 @@ class Recorder(TorchFunctionMode):
         self._state = set(self._names)
         if module:
             self._state.update(id(buffer) for buffer in module.buffers())
-        self._frozen: dict[int, Tensor] = {}
 
     # -- values -----------------------------------------------------------------------------------
 
