@@ -1,4 +1,4 @@
-"""Naive float64 oracles of the ten saliency methods: the specification, one formula at a time.
+"""Naive float64 oracles of the saliency methods: the specification, one formula at a time.
 
 A network is a list of steps. Every affine step (linear map, BatchNorm, average pool, sum,
 concatenation, flatten) is the dense matrix W and bias b of z = W a + b for one flattened sample;
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from nets import Add, Concat, GraphNet
@@ -232,9 +233,77 @@ def _relevance(linear: Rule) -> Rule:
 
 
 def lrp_epsilon(net: GraphNet, x: Tensor, target: list[int], *, eps: float = 1e-3) -> Tensor:
+    return _explain(net, x, target, _relevance(partial(_epsilon, eps=eps)), "value")
+
+
+def _epsilon(step: Step, a: Tensor, z: Tensor, r: Tensor, eps: float) -> Tensor:
+    return _share(step.weight * a, torch.where(z < 0, z - eps, z + eps), r)
+
+
+def _alpha_beta(step: Step, a: Tensor, z: Tensor, r: Tensor, alpha: float, beta: float) -> Tensor:
+    terms = step.weight * a
+    plus, minus = terms.clamp(min=0), terms.clamp(max=0)
+    z_plus = plus.sum(dim=1) + step.bias.clamp(min=0)
+    z_minus = minus.sum(dim=1) + step.bias.clamp(max=0)
+    return alpha * _share(plus, z_plus, r) - beta * _share(minus, z_minus, r)
+
+
+def _gamma(step: Step, a: Tensor, z: Tensor, r: Tensor, gamma: float) -> Tensor:
+    """Contributions (and biases) of the sign of z_j count 1 + gamma times."""
+    sign = torch.where(z < 0, -1.0, 1.0)
+    terms = step.weight * a
+    favoured = terms * (terms * sign[:, None] > 0)
+    own = step.bias * (step.bias * sign > 0)
+    total = z + gamma * (favoured.sum(dim=1) + own)
+    return _share(terms + gamma * favoured, torch.where(z == 0, 0.0, total), r)
+
+
+def lrp_gamma(net: GraphNet, x: Tensor, target: list[int], *, gamma: float = 0.25) -> Tensor:
+    return _explain(net, x, target, _relevance(partial(_gamma, gamma=gamma)), "value")
+
+
+def lrp_composite(
+    net: GraphNet,
+    x: Tensor,
+    target: list[int],
+    *,
+    preset: str = "epsilon-plus-flat",
+    eps: float = 1e-6,
+    gamma: float = 0.25,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """The composites of Kohlbrenner 2020 and Montavon 2019, spelled out."""
+    plus = partial(_alpha_beta, alpha=1.0, beta=0.0)
+    mixed = partial(_alpha_beta, alpha=2.0, beta=1.0)
+    dense, favour = partial(_epsilon, eps=eps), partial(_gamma, gamma=gamma)
+    at_convolutions, at_dense, at_input = {
+        "epsilon-plus": (plus, dense, plus),
+        "epsilon-plus-flat": (plus, dense, "flat"),
+        "epsilon-gamma-box": (favour, dense, "box"),
+        "alpha2beta1-flat": (mixed, dense, "flat"),
+        "attnlrp": (dense, dense, dense),
+        "attnlrp-gamma": (favour, favour, favour),
+    }[preset]
+    with torch.no_grad():
+        bounds = {} if low is None or high is None else _bounds(net, x, low, high)
+
     def linear(step: Step, a: Tensor, z: Tensor, r: Tensor) -> Tensor:
-        terms = step.weight * a
-        return _share(terms, torch.where(z < 0, z - eps, z + eps), r)
+        w = step.weight
+        if step.first and step.kind == "norm" and isinstance(at_input, str):
+            return r  # before the input layer: one to one
+        if step.first and step.kind == "linear":
+            if at_input == "flat":
+                terms = (w != 0).to(w.dtype)
+                return _share(terms, terms.sum(dim=1), torch.where(z == 0, 0.0, r))
+            if isinstance(at_input, str):
+                lo, hi = bounds[step.output]
+                terms = w * a - w.clamp(min=0) * lo - w.clamp(max=0) * hi
+                return _share(terms, terms.sum(dim=1), r)
+            return at_input(step, a, z, r)
+        first = step.module[0] if isinstance(step.module, nn.Sequential) else step.module
+        convolution = step.kind == "linear" and not isinstance(first, nn.Linear)
+        return (at_convolutions if convolution else at_dense)(step, a, z, r)
 
     return _explain(net, x, target, _relevance(linear), "value")
 
@@ -242,13 +311,7 @@ def lrp_epsilon(net: GraphNet, x: Tensor, target: list[int], *, eps: float = 1e-
 def lrp_alpha_beta(
     net: GraphNet, x: Tensor, target: list[int], *, alpha: float = 2.0, beta: float = 1.0
 ) -> Tensor:
-    def linear(step: Step, a: Tensor, z: Tensor, r: Tensor) -> Tensor:
-        terms = step.weight * a
-        plus, minus = terms.clamp(min=0), terms.clamp(max=0)
-        z_plus = plus.sum(dim=1) + step.bias.clamp(min=0)
-        z_minus = minus.sum(dim=1) + step.bias.clamp(max=0)
-        return alpha * _share(plus, z_plus, r) - beta * _share(minus, z_minus, r)
-
+    linear = partial(_alpha_beta, alpha=alpha, beta=beta)
     return _explain(net, x, target, _relevance(linear), "value")
 
 
@@ -321,6 +384,8 @@ ORACLES: dict[str, Callable[..., Tensor]] = {
         deep_taylor,
         lrp_epsilon,
         lrp_alpha_beta,
+        lrp_gamma,
+        lrp_composite,
         excitation_backprop,
     )
 }

@@ -35,6 +35,9 @@ BUDGET: dict[str, tuple[str, dict[str, Any], tuple[int, int], tuple[int, int], t
     "alpha1_beta0": ("lrp_alpha_beta", ALPHA1_BETA0, (2, 1), (2, 1), (2, 1)),
     # z- = z - z+ and P^T (alpha s+ + beta s-) - beta W^T s-: one transpose more than alpha1-beta0
     "alpha2_beta1": ("lrp_alpha_beta", {}, (2, 2), (2, 2), (2, 2)),
+    "lrp_gamma": ("lrp_gamma", {}, (2, 2), (2, 2), (2, 2)),
+    # alpha1-beta0 at convolutions, the flat rule (a convolution with ones) at the input
+    "lrp_composite": ("lrp_composite", {}, (2, 1), (2, 1), (2, 1)),
     # w^2 at the input has one sign whatever the input's is: W^2 1 and its transpose
     "deep_taylor": ("deep_taylor", {}, (2, 1), (2, 1), (2, 1)),
     # z^B: W+ (a - low) and W- (a - high), and their transposes
@@ -191,10 +194,10 @@ def test_all_single_pass_methods_on_one_tape(name: str):
         for method in SINGLE:
             tape.explain(method, target=1)
         tape.explain("lrp_alpha_beta", target=1, **ALPHA1_BETA0)
-    # hidden: the pass and one z+ for four methods; one transpose each, two of alpha2-beta1, one
-    # for both the gradient and input x gradient.
-    # The first layer has the response W^2 1 of deep Taylor besides.
-    assert count.of(net) == layers(net, (3, len(SINGLE) + 1), (2, len(SINGLE) + 1))
+    # hidden: the pass and one z+ for six methods; one transpose each, two of alpha2-beta1 and of
+    # gamma, one for both the gradient and input x gradient.
+    # The first layer has the responses W^2 1 of deep Taylor and 1 1 of the flat rule besides.
+    assert count.of(net) == layers(net, (4, len(SINGLE) + 2), (2, len(SINGLE) + 2))
     assert count.masks == {(True, False, False)}
 
 
@@ -206,7 +209,7 @@ def test_all_single_pass_methods_on_one_tape_for_inputs_of_either_sign(name: str
         for method in SINGLE:
             tape.explain(method, target=1)
         tape.explain("lrp_alpha_beta", target=1, **ALPHA1_BETA0)
-    assert count.of(net) == layers(net, (3, len(SINGLE) + 1), (2, len(SINGLE) + 1))
+    assert count.of(net) == layers(net, (4, len(SINGLE) + 2), (2, len(SINGLE) + 2))
 
 
 @pytest.mark.parametrize("first", ["excitation_backprop", "deep_taylor", "lrp_alpha_beta"])
@@ -247,7 +250,7 @@ def test_the_models_forward_is_called_once_for_all_single_pass_methods(name: str
     assert model.calls == 1
 
 
-def test_ten_methods_call_the_models_forward_once_besides_their_own_passes():
+def test_all_methods_call_the_models_forward_once_besides_their_own_passes():
     model = Counting(NETS["plain"]).eval()
     given = {
         "smoothgrad": {"n": 3},

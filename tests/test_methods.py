@@ -11,6 +11,15 @@ NETS = small_nets()
 PARAMETERS = {
     "lrp_epsilon": [{}, {"eps": 0.3}, {"eps": 0.0}],
     "lrp_alpha_beta": [{}, {"alpha": 1.0, "beta": 0.0}, {"alpha": 1.5, "beta": 0.5}],
+    "lrp_gamma": [{}, {"gamma": 2.0}],
+    "lrp_composite": [
+        {},
+        {"preset": "epsilon-plus"},
+        {"preset": "epsilon-gamma-box", "low": -4.0, "high": 4.0, "eps": 0.1},
+        {"preset": "alpha2beta1-flat"},
+        {"preset": "attnlrp"},
+        {"preset": "attnlrp-gamma", "gamma": 0.1},
+    ],
     "deep_taylor": [{}, {"low": -4.0, "high": 4.0}],
     "smoothgrad": [{"n": 3}, {"n": 2, "noise": 0.3, "base": "lrp_epsilon"}],
     "integrated_gradients": [{}, {"baseline": 0.5}],

@@ -729,8 +729,8 @@ def test_gelu_is_not_covered_by_relu_methods(method):
 
 
 def test_smoothgrad_is_strict_about_its_base_method():
-    tape = salience.record(Model(lambda p, x: torch.softmax(tail(p, p.conv1(x)), 1)), images())
-    with pytest.raises(salience.SalienceError, match="softmax"):
+    tape = salience.record(Model(lambda p, x: torch.cumprod(tail(p, p.conv1(x)), 1)), images())
+    with pytest.raises(salience.SalienceError, match="cumprod"):
         tape.explain("smoothgrad", base="lrp_epsilon", n=1, target=1, strict=True)
 
 
@@ -770,27 +770,28 @@ class Recurrent(nn.Module):
 
 
 COMPOSITE: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
-    "attention": (Attention, {"softmax", "bmm"}),
-    "encoder layer": (Encoder, {"scaled_dot_product_attention", "layer_norm"}),
-    "lstm": (lambda: Recurrent(nn.LSTM), {"lstm"}),
-    "gru": (lambda: Recurrent(nn.GRU), {"gru"}),
-    "rnn": (lambda: Recurrent(nn.RNN), {"rnn_tanh"}),
+    "attention": (Attention, set()),
+    "encoder layer": (Encoder, set()),
+    "lstm": (lambda: Recurrent(nn.LSTM), {"sigmoid", "tanh"}),
+    "gru": (lambda: Recurrent(nn.GRU), {"sigmoid", "tanh"}),
+    "rnn": (lambda: Recurrent(nn.RNN), {"tanh"}),
 }
 
 
-@pytest.mark.parametrize(("make", "unseen"), COMPOSITE.values(), ids=COMPOSITE)
-def test_composite_layers_are_listed_as_not_covered_by_lrp(make, unseen):
+@pytest.mark.parametrize(("make", "no_relu"), COMPOSITE.values(), ids=COMPOSITE)
+def test_composite_layers_are_recorded_as_their_parts(make, no_relu):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = make().double().eval().requires_grad_(False)
     x = images()
-    # torch chooses other kernels for attention where gradients are asked for: ask for them
-    record_exactly(model, x, output=model(x.clone().requires_grad_()).detach())
     tape = salience.record(model, x)
+    # the parts round differently from torch's fused kernels
+    torch.testing.assert_close(tape.output, model(x).detach(), rtol=1e-12, atol=1e-12)
+    close(tape.explain("gradient", target=1), gradient_of(model, x))
     for method in ("lrp_epsilon", "lrp_alpha_beta", "excitation_backprop", "deep_taylor"):
-        assert set(tape.coverage(method).uncovered) == unseen
-        with pytest.raises(salience.SalienceError, match=f"got.*{sorted(unseen)[0]}"):
-            tape.explain(method, target=1, strict=True)
+        assert not tape.coverage(method).uncovered
+        assert torch.isfinite(tape.explain(method, target=1, strict=True)).all()
+    assert set(tape.coverage("guided_backprop").uncovered) == no_relu
 
 
 # ---------------------------------------------------------------- modules with state or hooks
@@ -872,7 +873,8 @@ def test_batch_statistics_asked_for_in_forward_leave_the_running_ones():
     model, x = Model(form), images()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     tape = salience.record(model, x)
-    assert "batch_norm" in tape.coverage("lrp_epsilon").uncovered
+    rows = {row.operation: row.treatment for row in tape.coverage("lrp_epsilon")}
+    assert rows["batch_norm"] == "spread_held"
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
 

@@ -84,17 +84,18 @@ def _randomised(
     changed: dict[int, Tensor],
     shared: Weights,
 ) -> Tape:
-    def again(x: Tensor) -> Tape:
+    def again(*values: Tensor) -> Tape:
         if recipe.batch_norm != "keep":  # copies of the model have the statistics of training
             raise SalienceError(
                 "expected batch_norm='keep' where the model itself must run again, for methods of "
                 f"several passes or operations that cannot be replayed; got {recipe.batch_norm!r}. "
                 "Use single-pass methods, and see tape.coverage for operations that were not seen."
             )
-        return run_pass(_copy_with(model, tape, changed), x, recipe.output)
+        x, embedded = tape.elsewhere(values) if values else (tape.x, ())
+        return run_pass(_copy_with(model, tape, changed), x, recipe.output, embedded=embedded)
 
     if not can_replay(tape.trace):
-        return again(tape.x)
+        return again()
     transform = _statistics(tape, recipe.batch_norm, changed)
     return replay(tape, changed, shared, again, transform)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.errors import expected
+from salience.errors import SalienceError, expected
+from salience.inputs import ALONE, Leaf, parts_of, per_sample, samples_of, tensors_of
 
 
 def check_model(model: Callable[..., Any]) -> None:
@@ -25,27 +28,75 @@ def check_model(model: Callable[..., Any]) -> None:
 
 
 def check_input(model: Callable[..., Any], x: Any) -> None:
-    """Raise unless x is a finite floating-point batch on the model's device and of its dtype."""
-    if not isinstance(x, Tensor):
+    """Raise unless x holds finite batches of one size on the model's device and of its dtype."""
+    if not isinstance(x, Tensor | Mapping | list | tuple):
         raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
-    if not x.is_floating_point():
-        raise expected(
-            "a floating-point input", f"{x.dtype}",
-            "Integers have no gradient: convert with x.float(), or explain the embedding.",
-        )  # fmt: skip
-    if x.ndim < 2:
-        raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    for key, part in parts_of(x).items():
+        what = "input" if key is ALONE else f"input {key!r}"
+        if isinstance(part, np.ndarray):
+            raise expected(f"a torch tensor as {what}", "ndarray", "Use torch.as_tensor(x).")
+        if isinstance(part, Tensor) and (key is ALONE or part.ndim):
+            _check_tensor(part, what, parameters, 2 if key is ALONE else 1)
+    check_samples(x)
+    if not isinstance(x, Tensor):
+        _check_names(model, x)
+
+
+def _check_names(model: Callable[..., Any], x: Any) -> None:
+    """Raise if the model cannot be called with these names, or this number, of inputs."""
+    try:
+        takes = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+    except (TypeError, ValueError):  # no signature to look at
+        return
+    try:
+        takes.bind(**x) if isinstance(x, Mapping) else takes.bind(*x)
+    except TypeError as error:
+        got = f"{list(x)}" if isinstance(x, Mapping) else f"{len(x)} inputs"
+        cure = f"A dict is given by names, a tuple in order: {error}."
+        raise expected(f"inputs that the model takes, {takes}", got, cure) from None
+
+
+def check_samples(x: Any) -> None:
+    """Raise unless all inputs have the same number of samples."""
+    sizes = {key: len(part) for key, part in parts_of(x).items() if per_sample(part)}
+    if not sizes:
+        raise expected("at least one tensor (B, ...) as input", f"{x!r}", "Give the inputs.")
+    if len(set(sizes.values())) > 1:
+        raise expected(
+            "inputs with the same number of samples first", f"{sizes}",
+            "Put what all samples share into a module around the model.",
+        )  # fmt: skip
+
+
+def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter], ndim: int) -> None:
+    if x.is_complex():
+        cure = "Give the real and the imaginary part: torch.view_as_real(x)."
+        raise expected(f"a floating-point {what}", f"{x.dtype}", cure)
+    if x.ndim < ndim:
+        raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
     parameter = next((p for p in parameters if p.dtype == x.dtype), next(iter(parameters), None))
     if parameter is not None and parameter.device != x.device:
         cure = f"Move it: x.to({str(parameter.device)!r})."
-        raise expected(f"input on the model's device {parameter.device}", f"{x.device}", cure)
+        raise expected(f"{what} on the model's device {parameter.device}", f"{x.device}", cure)
+    if not x.is_floating_point():
+        return
     if parameter is not None and parameter.is_floating_point() and parameter.dtype != x.dtype:
         cure = f"Convert one of them, for example x.to({parameter.dtype})."
-        raise expected(f"input of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
+        raise expected(f"{what} of the model's dtype {parameter.dtype}", f"{x.dtype}", cure)
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
-        raise expected("finite input", f"{bad} NaN or infinite values", "Replace or mask them.")
+        raise expected(f"finite {what}", f"{bad} NaN or infinite values", "Replace or mask them.")
+
+
+def no_leaves(x: Any) -> SalienceError:
+    """An input without floating-point numbers, to a model that embeds none of its integers."""
+    dtypes = ", ".join(dict.fromkeys(str(part.dtype) for part in tensors_of(x)))
+    return expected(
+        "a floating-point input, or integer ids that the model embeds",
+        f"{dtypes} that no embedding reads",
+        "Integers have no gradient: convert with x.float(), or look them up in a table.",
+    )
 
 
 def values_like(name: str, value: Any, like: Tensor) -> Tensor:
@@ -60,11 +111,27 @@ def values_like(name: str, value: Any, like: Tensor) -> Tensor:
         ) from None
 
 
-def check_output(x: Tensor, output: Tensor, depends_on_input: bool) -> None:
+def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int, Tensor]:
+    """A number for all leaves, or a container like x with values for each, by leaf."""
+    several = not isinstance(x, Tensor)
+    if isinstance(value, Mapping) or (several and isinstance(value, list | tuple)):
+        parts = parts_of(value)
+        missing = [leaf.key for leaf in leaves if leaf.key not in parts]
+        if missing or not several:
+            got = f"{list(parts)}"
+            cure = "Give a number for all inputs, or one for each that has a map."
+            raise expected(f"{name} for {[leaf.key for leaf in leaves]}", got, cure)
+    else:
+        parts = {leaf.key: value for leaf in leaves}
+    return {leaf.value: values_like(name, parts[leaf.key], leaf.tensor.detach()) for leaf in leaves}
+
+
+def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
     """Raise unless the output is a finite batch that depends on the input."""
-    if output.ndim == 0 or len(output) != len(x):
+    samples = samples_of(x)
+    if output.ndim == 0 or len(output) != samples:
         raise expected(
-            f"one output per sample, ({len(x)}, ...)", f"an output {tuple(output.shape)}",
+            f"one output per sample, ({samples}, ...)", f"an output {tuple(output.shape)}",
             "The model must keep the batch dimension first.",
         )  # fmt: skip
     if not depends_on_input:

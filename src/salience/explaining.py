@@ -10,50 +10,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.checks import check_input, check_model, check_output
+from salience import inputs
+from salience.checks import check_input, check_model, check_output, check_samples
 from salience.errors import NotApplicable, SalienceWarning, expected, unknown
 from salience.linear import Weights
 from salience.memory import in_parts
 from salience.methods import Method, find
 from salience.methods import methods as registry
-from salience.tape import run_pass
-from salience.targets import Target, rows_of
+from salience.tape import Tape, run_pass
+from salience.targets import Part, Target, rows_of
 
 SAMPLES_PER_PASS = 16
 ERRORS = ("conservation_error", "completeness_error")
-Maps = dict[str, Tensor]
+Maps = dict[str, Any]  # a tensor, or a tuple or dict of tensors, for each method
 
 
 def explain(
     model: Callable[..., Any],
-    x: Tensor | np.ndarray[Any, Any] | Iterable[Any],
+    x: Any,
     methods: str | Method | Sequence[str | Method] | None = None,
     target: Target = "argmax",
     *,
     batch_size: int | None = None,
     seed: int = 0,
-    output: str | int | None = None,
+    output: Part = None,
     strict: bool = False,
     progress: bool = False,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Maps:
     """Maps of every sample by every method, one recorded pass per batch.
 
-    model       a module in eval mode, or any function of one tensor
-    x           a tensor or array (N, ...), or an iterable of batches (a DataLoader; of a batch
-                (inputs, labels) the first part is used); batches go to the model's device
+    model       a module in eval mode, or any function of tensors
+    x           a tensor or array (N, ...); a tuple of them for model(*x), a dict for model(**x);
+                or an iterable of batches (a list, a DataLoader): of a batch (inputs, labels) the
+                first part is used, a dict whole; batches go to the model's device
     methods     names in `salience.methods`; by default all that apply (with a warning about others)
     target      which scalar of the output: see `salience.targets`; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
                 batches); halved when memory runs out, with the same result
     seed        of the random draws of SmoothGrad
-    output      which part to explain where the model returns a tuple or a dict
+    output      which part to explain where the model returns a tuple or a dict: a key, a position,
+                or a path such as (0, "logits")
     strict      raise where a method has no rule for an operation
     progress    show a progress bar
     parameters  per method, for example {"lrp_epsilon": {"eps": 1e-2}}
 
-    Returns {method: (N, ...)} on the device of x. Maps of relevance methods carry
-    `conservation_error` (N,), integrated gradients `completeness_error` (N,).
+    Returns {method: (N, ...)} on the device of x; a tuple or dict of maps for a tuple or dict of
+    inputs, and for integer ids their map at the embedding, as for `Tape.explain`. Maps of relevance
+    methods carry `conservation_error` (N,), integrated gradients `completeness_error` (N,).
 
     Errors: SalienceError, as for `salience.record` and `Tape.explain`.
 
@@ -61,14 +65,14 @@ def explain(
     >>> maps = salience.explain(torch.nn.Linear(3, 2).eval(), torch.ones(4, 3), ["gradient"])
     >>> maps["gradient"].shape
     torch.Size([4, 3])
+
+    >>> x = {"input1": torch.ones(4, 3), "input2": torch.ones(4, 5)}
+    >>> maps = salience.explain(torch.nn.Bilinear(3, 5, 2).eval(), x, ["gradient"])
+    >>> maps["gradient"]["input2"].shape
+    torch.Size([4, 5])
     """
-    chosen = choose(methods)
-    given = dict(parameters or {})
-    for name in given:
-        if name not in {method.name for method in chosen}:
-            raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
+    chosen, given = choose(methods), dict(parameters or {})
+    _check_options(chosen, given, batch_size)
     check_model(model)
     weights = Weights()
     results: list[Maps] = []
@@ -76,10 +80,10 @@ def explain(
         for batch, first, total in _batches(x):
 
             def run(
-                part: slice, batch: Tensor = batch, first: int = first, total: Any = total
+                part: slice, batch: Any = batch, first: int = first, total: Any = total
             ) -> Maps:
                 rows = slice(first + part.start, first + part.stop)
-                here = _to_model(model, batch[part])
+                here = _to_model(model, _some(batch, part))
                 check_input(model, here)
                 tape = run_pass(model, here, output, weights)
                 check_output(tape.x, tape.output, tape.depends_on_input)
@@ -87,20 +91,20 @@ def explain(
                 maps = {}
                 for method in chosen:
                     bar.set_postfix_str(method.name)
-                    own = _rows_of_parameters(given.get(method.name, {}), rows, total, here)
+                    own = _rows_of_parameters(given.get(method.name, {}), rows, total, tape)
                     try:
-                        made = tape.explain(method, wanted, seed=seed, strict=strict, **own)
+                        maps[method.name] = tape.explain(
+                            method, wanted, seed=seed, strict=strict, **own
+                        )
                     except NotApplicable as error:
-                        if methods is not None:
-                            raise
-                        warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 3)
-                        continue
-                    maps[method.name] = made
-                bar.update(len(here))
-                return {name: _moved(m, batch.device) for name, m in maps.items()}
+                        _leave_out(method, error, asked=methods is not None)
+                bar.update(len(tape.output))
+                device = inputs.tensors_of(batch)[0].device
+                return {name: _joined([m], device) for name, m in maps.items()}
 
-            size = batch_size or (len(batch) if total is None else SAMPLES_PER_PASS)
-            results.extend(maps for _, maps in in_parts(run, max(1, len(batch)), size))
+            count = inputs.samples_of(batch)
+            size = batch_size or (count if total is None else SAMPLES_PER_PASS)
+            results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
         raise expected("at least one batch", "an iterable without any", "Is it used up already?")
     return {name: _joined([maps[name] for maps in results]) for name in results[0]}
@@ -115,35 +119,63 @@ def choose(methods: str | Method | Sequence[str | Method] | None) -> list[Method
     return [find(method) for method in methods]
 
 
+def _check_options(chosen: list[Method], given: Mapping[str, Any], batch_size: Any) -> None:
+    for name in given:
+        if name not in {method.name for method in chosen}:
+            raise unknown("method to give parameters to", name, [m.name for m in chosen])
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
+
+
+def _leave_out(method: Method, error: NotApplicable, asked: bool) -> None:
+    if asked:
+        raise error
+    warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 6)
+
+
 def _bar(progress: bool, x: Any, count: int) -> Any:
     from tqdm import tqdm
 
-    total = len(x) if isinstance(x, Tensor | np.ndarray) and x.ndim else None
+    total = inputs.samples_of(_tensors(x)) if _is_whole(x) else None
     return tqdm(total=total, disable=not progress, unit="input", desc=f"{count} methods")
 
 
-def _batches(x: Any) -> Iterator[tuple[Tensor, int, int | None]]:
-    """Tensors with the number of their first sample, and of all samples where it is known."""
-    if isinstance(x, Tensor | np.ndarray):
-        tensor = _tensor(x)
-        if not tensor.ndim:
-            raise expected("an input (B, ...)", "()", "Add a batch dimension: x[None].")
-        yield tensor, 0, len(tensor)
+def _is_whole(x: Any) -> bool:
+    """Whether x holds all samples, rather than batches of them."""
+    return isinstance(x, Tensor | np.ndarray | Mapping | tuple)
+
+
+def _batches(x: Any) -> Iterator[tuple[Any, int, int | None]]:
+    """Inputs with the number of their first sample, and of all samples where it is known."""
+    if _is_whole(x):
+        batch = _tensors(x)
+        yield batch, 0, inputs.samples_of(batch)
         return
-    if isinstance(x, str | bytes | Mapping) or not isinstance(x, Iterable):
+    if isinstance(x, str | bytes) or not isinstance(x, Iterable):
         raise expected(
             "a tensor, an array or an iterable of batches", type(x).__name__,
             "Load the data first, for example with numpy.load.",
         )  # fmt: skip
     first = 0
     for item in x:
-        batch = item[0] if isinstance(item, list | tuple) else item
-        if not isinstance(batch, Tensor | np.ndarray):
+        batch = item[0] if isinstance(item, list | tuple) and item else item
+        if not isinstance(batch, Tensor | np.ndarray | Mapping | list | tuple):
             got = type(batch).__name__
             raise expected("batches that are tensors, or start with one", got, "Stack the samples.")
-        tensor = _tensor(batch)
-        yield tensor, first, None
-        first += len(tensor)
+        batch = _tensors(batch)
+        yield batch, first, None
+        first += inputs.samples_of(batch)
+
+
+def _tensors(x: Any) -> Any:
+    """The inputs with tensors for arrays."""
+    parts = inputs.parts_of(x)
+    parts = {k: _tensor(p) if isinstance(p, Tensor | np.ndarray) else p for k, p in parts.items()}
+    if isinstance(x, Tensor | np.ndarray) and not x.ndim:
+        raise expected("an input (B, ...)", "()", "Add a batch dimension: x[None].")
+    x = inputs.alike(x, parts)
+    check_samples(x)
+    return x
 
 
 def _tensor(data: Tensor | np.ndarray[Any, Any]) -> Tensor:
@@ -155,36 +187,49 @@ def _tensor(data: Tensor | np.ndarray[Any, Any]) -> Tensor:
 
 
 def _rows_of_parameters(
-    given: Mapping[str, Any], rows: slice, total: int | None, x: Tensor
+    given: Mapping[str, Any], rows: slice, total: int | None, tape: Tape
 ) -> dict[str, Any]:
     """Parameters given for every sample, such as a baseline (N, ...), for some of them."""
+    dimensions = {leaf.tensor.ndim for leaf in tape.leaves}
 
     def part(value: Any) -> Any:
-        each = isinstance(value, Tensor | np.ndarray) and value.ndim == x.ndim
+        if isinstance(value, Mapping):
+            return {key: part(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(part, value))
+        each = isinstance(value, Tensor | np.ndarray) and value.ndim in dimensions
         return value[rows] if each and len(value) == total != 1 else value
 
     return {name: part(value) for name, value in given.items()}
 
 
-def _to_model(model: Any, batch: Tensor) -> Tensor:
+def _some(batch: Any, part: slice) -> Any:
+    """The samples of a slice; inputs of other lengths are left to the check that names them."""
+    return inputs.each(lambda tensor: tensor[part], batch)
+
+
+def _to_model(model: Any, batch: Any) -> Any:
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return batch if parameter is None else batch.to(parameter.device)
+    return batch if parameter is None else inputs.each(lambda t: t.to(parameter.device), batch)
 
 
-def _moved(maps: Tensor, device: torch.device) -> Tensor:
-    moved = maps.to(device)
-    _carry(moved, [maps])
-    return moved
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    whole = torch.cat(parts)
-    _carry(whole, parts)
-    return whole
-
-
-def _carry(to: Tensor, parts: list[Tensor]) -> None:
-    """The errors that maps carry, onto the tensor made from them."""
+def _joined(parts: list[Any], device: torch.device | None = None) -> Any:
+    """The maps of all batches as one, with the errors that they carry."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts], device) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_joined(list(column), device) for column in zip(*parts, strict=True))
+    if first is None:
+        return None
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise expected(
+            "batches whose maps have one shape", f"{sorted({tuple(p.shape[1:]) for p in parts})}",
+            "Pad all inputs to one length, or explain the batches one by one.",
+        )  # fmt: skip
+    whole = torch.cat(parts).to(device or first.device)
     for name in ERRORS:
-        if hasattr(parts[0], name):
-            setattr(to, name, torch.cat([getattr(part, name).to(to.device) for part in parts]))
+        if hasattr(first, name):
+            errors = [getattr(part, name) for part in parts]
+            setattr(whole, name, torch.cat(errors).to(whole.device))
+    return whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,15 @@ def _blocks(weight: Tensor) -> tuple[Tensor, ...]:
     return weight.split(max(1, BLOCK // weight.shape[1]))
 
 
+class Layer(NamedTuple):
+    """Where a linear map stands in a network: what composites choose their rules by."""
+
+    name: str  # of its weight in the model, "" where it has none
+    kind: str  # "convolution", "dense" or "batch_norm" (one that stands alone)
+    first: bool  # an input layer: no other one upstream
+    index: int  # in the order of execution
+
+
 class LinearMap:
     """z = W a + b as rules see it: responses and transposes of W and of its sign-split parts."""
 
@@ -124,7 +133,9 @@ class LinearMap:
         fold: tuple[Tensor, Tensor] | None = None,
         channels: tuple[int, int] | None = None,
         dense: bool = False,
+        layer: Layer | None = None,
     ) -> None:
+        self.layer = layer or Layer("", "dense", False, 0)
         self.a, self._z, self.call = a, z, call
         self._weight, self.bias = weight, bias
         self._fold, self._channels, self._dense = fold, channels, dense

@@ -6,7 +6,6 @@ line, the tests over the registry) finds it there.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from salience import rules
+from salience import composites, rules
 from salience.errors import SalienceWarning, expected, unknown
 from salience.passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})
 _LINEAR = frozenset({"linear", "batch_norm"})
-_SMOOTH = frozenset({"product", "softmax", "normalization"})
+_SMOOTH = frozenset({"product", "division", "reciprocal", "softmax", "normalization", "smooth"})
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class Method:
     readout: Literal["m", "x * m"] = "m"
     rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     plain: frozenset[str] | None = None
-    input_rule: Callable[..., Tensor] | None = None
+    input_rule: Callable[..., Tensor | None] | None = None
     relevance: bool = False
     start: float | None = 1.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    run: Callable[..., Tensor] | None = None
+    run: Callable[..., Any] | None = None
     check: Callable[[Mapping[str, Any]], None] | None = None
 
     def treatment(self, kind: str) -> str | None:
@@ -74,7 +73,7 @@ def _name_of(rule: Callable[..., Any]) -> str:
 
 def bind(rule: Callable[..., Tensor], parameters: Mapping[str, Any]) -> Callable[..., Tensor]:
     """The rule with those of the method's parameters that it takes."""
-    takes = inspect.signature(rule).parameters
+    takes = rules.parameters_of(rule)
     return partial(rule, **{name: parameters[name] for name in parameters if name in takes})
 
 
@@ -112,6 +111,10 @@ def _check_eps(parameters: Mapping[str, Any]) -> None:
     _at_least_0("eps", parameters["eps"], 1e-3)
 
 
+def _check_gamma(parameters: Mapping[str, Any]) -> None:
+    _at_least_0("gamma", parameters["gamma"], 0.25)
+
+
 def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
     alpha, beta = parameters["alpha"], parameters["beta"]
     _at_least_0("alpha", alpha, 2.0)
@@ -124,8 +127,12 @@ def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-_LRP_PLAIN = _LINEAR | {"relu"}
-_LRP_ELEMENTS = {"bounded_relu": rules.proportional, "activation": rules.proportional}
+_LRP_PLAIN = _LINEAR | {"relu", "softmax"}
+# beyond networks of linear maps and ReLU, all relevance methods are AttnLRP (Achtibat 2024)
+_LRP_ELSEWHERE = {
+    "bounded_relu": rules.proportional, "activation": rules.proportional,
+    "product": rules.shared, "division": rules.shared, "normalization": rules.spread_held,
+}  # fmt: skip
 _GATED = _LINEAR | _SMOOTH
 
 _ALL = (
@@ -157,26 +164,37 @@ _ALL = (
     Method(
         "deep_taylor", "z+ rule; at the input w^2, or z^B if low and high are given",
         "Montavon 2017", readout="x * m", relevance=True, start=None,
-        rules={"linear": rules.z_plus, **_LRP_ELEMENTS}, plain=_LRP_PLAIN,
+        rules={"linear": rules.z_plus, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
         input_rule=rules.deep_taylor_input, parameters={"low": None, "high": None},
         check=_check_bounds,
     ),
     Method(
         "lrp_epsilon", "relevance in proportion to a_i w_ij / (z_j + eps sign z_j)", "Bach 2015",
         readout="x * m", relevance=True, start=None, parameters={"eps": 1e-3},
-        rules={"linear": rules.epsilon, **_LRP_ELEMENTS}, plain=_LRP_PLAIN, check=_check_eps,
+        rules={"linear": rules.epsilon, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN, check=_check_eps,
     ),
     Method(
         "lrp_alpha_beta", "alpha times the positive minus beta times the negative contributions",
         "Bach 2015", readout="x * m", relevance=True, start=None,
         parameters={"alpha": 2.0, "beta": 1.0},
-        rules={"linear": rules.alpha_beta, **_LRP_ELEMENTS}, plain=_LRP_PLAIN,
+        rules={"linear": rules.alpha_beta, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
         check=_check_alpha_beta,
+    ),
+    Method(
+        "lrp_gamma", "contributions of the sign of z_j count 1 + gamma times", "Montavon 2019",
+        readout="x * m", relevance=True, start=None, parameters={"gamma": 0.25},
+        rules={"linear": rules.gamma, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN, check=_check_gamma,
+    ),
+    Method(
+        "lrp_composite", "a rule for convolutions, one for dense layers, one for the input layer",
+        "Kohlbrenner 2020", readout="x * m", relevance=True, start=None,
+        parameters=composites.PARAMETERS, rules={"linear": composites.by_layer, **_LRP_ELSEWHERE},
+        plain=_LRP_PLAIN, input_rule=composites.at_input, check=composites.check,
     ),
     Method(
         "excitation_backprop", "positive contributions without bias, from 1 at the target",
         "Zhang 2016", readout="x * m", relevance=True,
-        rules={"linear": rules.z_plus, **_LRP_ELEMENTS}, plain=_LRP_PLAIN,
+        rules={"linear": rules.z_plus, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
     ),
 )  # fmt: skip
 

@@ -7,37 +7,36 @@ rules to kinds and never see a name.
     batch_norm     normalisation with fixed statistics: a diagonal linear map
     relu           max(x, 0)
     bounded_relu   max(x, 0) cut off above (ReLU6)
-    activation     any other element-wise f with f(0) = 0 (GELU, SiLU, LeakyReLU, tanh)
-    structural     piecewise linear without weights (reshape, sums, pooling, scaling by constants):
-                   plain autograd is the proportional rule, for every method
-    product        a product of tensors that both depend on the input
-    softmax, normalization, other      nothing above
+    activation     any other element-wise function (GELU, SiLU, LeakyReLU, sigmoid, x ** 2)
+    structural     homogeneous of degree 1, without weights (reshape, sums, pooling, scaling by
+                   constants): plain autograd is the proportional rule, for every method
+    product        a product of tensors that depend on the input
+    division       a / b of tensors that both depend on the input, or a times a reciprocal
+    reciprocal     1 / b, b ** -0.5
+    normalization  with statistics of the input itself (LayerNorm, RMSNorm, GroupNorm)
+    softmax
+    smooth         a differentiable function without a rule or a gate (log, norm, variance)
+    other          nothing above
+
+A call of several of these at once (attention, LSTM, lerp) is recorded as its parts: `fused`.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Slots(NamedTuple):
-    """Where an operation keeps the operands of z = W a + b."""
-
-    names: tuple[str, ...]
-    activation: int
-    weight: int
-    bias: int | None
-
-
-_AFFINE = Slots(("input", "weight", "bias"), 0, 1, 2)
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_PRODUCTS = {"matmul": ("input", "other"), "mm": ("input", "mat2"), "bmm": ("input", "mat2")}
-
+# f(0) = 0
 ACTIVATIONS = frozenset(
     "gelu silu hardswish mish leaky_relu rrelu prelu elu selu celu tanh softsign tanhshrink "
-    "softshrink hardshrink erf hardtanh asinh atan arctan sinh abs".split()
+    "softshrink hardshrink erf asinh atan arctan sinh sin tan abs absolute square sqrt expm1 "
+    "log1p".split()
+)
+# f(0) is another number, or depends on the call
+SHIFTED_ACTIVATIONS = frozenset(
+    "sigmoid expit hardsigmoid softplus log_sigmoid exp exp2 cos cosh hardtanh clamp clip "
+    "clamp_min clamp_max threshold".split()
 )
 
 STRUCTURAL = frozenset(
@@ -46,13 +45,16 @@ STRUCTURAL = frozenset(
     "movedim moveaxis contiguous clone alias to type type_as float double half bfloat16 "
     "expand expand_as broadcast_to repeat repeat_interleave tile cat concat concatenate stack "
     "hstack vstack dstack chunk split split_with_sizes tensor_split unbind unfold narrow select "
-    "index_select __getitem__ gather take take_along_dim masked_select roll flip rot90 pad "
+    "index_select __getitem__ gather take take_along_dim masked_select roll flip fliplr flipud "
+    "rot90 pad diff sort topk kthvalue cummax cummin "
     "constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout "
     "view_as reshape_as ravel tril triu diagonal as_strided as_strided_scatter masked_fill where "
     "__setitem__ copy_ index_copy scatter index_add index_put slice fill_ zero_ im2col col2im "
     # sums
     "add sub rsub subtract neg negative sum mean cumsum "
+    # homogeneous of degree 1: the gradient hands on all of the relevance
+    "linalg_vector_norm "
     # winner-take-all and proportional pooling
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
@@ -64,11 +66,25 @@ STRUCTURAL = frozenset(
 )
 
 _SCALING = frozenset("mul multiply div divide true_divide".split())
-_BILINEAR = frozenset(
-    "mul multiply matmul mm bmm einsum scaled_dot_product_attention bilinear addcmul dot mv".split()
+_PRODUCTS = frozenset(
+    "mul multiply matmul mm bmm einsum tensordot bilinear dot vdot mv outer ger inner kron".split()
 )
-_NORMALIZATIONS = frozenset(
-    "batch_norm instance_norm layer_norm group_norm rms_norm normalize local_response_norm".split()
+_WEIGHTED = frozenset(
+    "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d "
+    "conv_transpose3d".split()
+)
+_RECIPROCALS = frozenset(("reciprocal", "rsqrt"))
+_POWERS = frozenset(("pow", "float_power", "__pow__"))
+_NORMALIZATIONS = frozenset("batch_norm instance_norm layer_norm group_norm rms_norm".split())
+_SOFTMAX = frozenset("softmax log_softmax _softmax _log_softmax _safe_softmax".split())
+_SMOOTH = frozenset(
+    "var std linalg_norm logsumexp prod cumprod log log2 log10 atan2 cdist addr".split()
+)
+# Through which a reciprocal stays one.
+KEEPS_RECIPROCALS = frozenset(
+    "neg negative sqrt cat concat concatenate stack mul multiply view reshape flatten unflatten "
+    "squeeze unsqueeze permute transpose expand expand_as broadcast_to contiguous to type_as float "
+    "__getitem__".split()
 )
 
 # Functions whose name ends in an underscore although they write nothing.
@@ -81,6 +97,13 @@ QUERIES = frozenset(
     "is_floating_point is_complex data_ptr untyped_storage get_device names _is_view _base "
     "_version output_nr retain_grad retains_grad register_hook".split()
 )
+# Functions that take a shape or type from their operand and no value.
+LIKENESSES = frozenset(
+    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full "
+    "new_empty new_tensor".split()
+)
+# Functions that take no value from any operand but the first.
+LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as".split())
 # Functions that hand a value to Python, where the model may branch on it.
 READS = frozenset("__bool__ __float__ __int__ __index__ item tolist is_nonzero equal".split())
 
@@ -90,7 +113,7 @@ def operation_name(func: Callable[..., Any]) -> str:
     name = getattr(func, "__name__", str(func))
     if name == "__get__":  # a property: its getter is bound to the descriptor that has the name
         return getattr(getattr(func, "__self__", None), "__name__", name)
-    return name.split(".")[0]
+    return name.split(".")[0].removeprefix("special_")
 
 
 def is_python(func: Callable[..., Any]) -> bool:
@@ -108,68 +131,6 @@ def is_in_place(name: str) -> bool:
 _IN_PLACE_OPERATORS = frozenset(
     f"__i{name}__" for name in "add sub mul truediv floordiv pow and or xor lshift rshift".split()
 )
-
-
-def linear_slots(name: str, depends: Callable[[Any], bool], args: Sequence[Any]) -> Slots | None:
-    """Where W, a and b are, if the call is a contraction with weights; args are positional."""
-    if name in _CONVOLUTIONS or name in _TRANSPOSED or name == "linear":
-        weights = args[1:3]
-        return _AFFINE if depends(args[0]) and not any(map(depends, weights)) else None
-    if name in _PRODUCTS:
-        left, right = depends(args[0]), depends(args[1])
-        if left == right:
-            return None
-        return Slots(_PRODUCTS[name], 0 if left else 1, 1 if left else 0, None)
-    if name == "addmm" and depends(args[1]) and not (depends(args[0]) or depends(args[2])):
-        return Slots(("input", "mat1", "mat2"), 1, 2, 0)
-    return None
-
-
-def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Move the operands of a linear map from keywords to their positions."""
-    names: tuple[str, ...] = ("input",)
-    if name in _PRODUCTS:
-        names = _PRODUCTS[name]
-    elif name == "addmm":
-        names = ("input", "mat1", "mat2")
-    elif name in _CONVOLUTIONS or name in _TRANSPOSED or name == "linear":
-        names = _AFFINE.names
-    rest = dict(kwargs)
-    moved = list(args)
-    for operand in names[len(args) :]:
-        if operand not in rest:
-            break
-        moved.append(rest.pop(operand))
-    return tuple(moved), rest
-
-
-def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> Any:
-    """The scale (C,) of z's channels as a tensor that multiplies the weight; None: cannot."""
-    tail = (1,) * (weight.ndim - 2)
-    if name in _CONVOLUTIONS:
-        return scale.view(-1, 1, *tail)
-    if name in _TRANSPOSED:  # weight (in, out / groups, ...)
-        groups = scale.numel() // weight.shape[1]
-        by_group = scale.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
-        return by_group.reshape(weight.shape[0], weight.shape[1], *tail)
-    if ndim != 2 or weight.ndim != 2:
-        return None
-    if name == "linear":
-        return scale.view(-1, 1)
-    return scale if slots.weight > slots.activation else None
-
-
-def channel_dims(
-    name: str, slots: Slots, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[int, int] | None:
-    """The dimensions of a and W that are summed over, if two maps can be one with more inputs."""
-    if name in _CONVOLUTIONS or name in _TRANSPOSED:
-        place = 6 if name in _CONVOLUTIONS[:3] else 8 if name == "convolution" else 6
-        groups = kwargs.get("groups", args[place] if len(args) > place else 1)
-        return ((1, 0) if name in _TRANSPOSED else (1, 1)) if groups == 1 else None
-    if name == "linear":
-        return (-1, 1)
-    return (-1, -2) if slots.weight > slots.activation and args[slots.weight].ndim > 1 else None
 
 
 def _number(value: Any) -> Any:
@@ -208,22 +169,48 @@ def kind_of(
     relu = _relu_kind(name, args, kwargs)
     if relu is not None:
         return relu
-    if name == "batch_norm":
+    if name in ("batch_norm", "instance_norm"):
         return _batch_norm_kind(args)
-    if name in _BILINEAR and sum(map(depends, args)) + sum(map(depends, kwargs.values())) > 1:
+    if name in _PRODUCTS and sum(map(depends, args)) > 1:
         return "product"
-    if name in _SCALING:
-        divisor = args[1] if len(args) > 1 else kwargs.get("other")
-        return "structural" if name.startswith("mul") or not depends(divisor) else "other"
+    if name in _PRODUCTS and name not in _SCALING:  # with several constants at once
+        return "smooth"
+    if name in _WEIGHTED:  # by weights that depend on the input
+        return "other" if any(map(depends, args[2:])) else "product"
+    if name in _SCALING or name in _RECIPROCALS:
+        return _quotient_kind(name, args, kwargs, depends)
+    if name in _POWERS:
+        return _power_kind(args)
     if name in ("maximum", "minimum"):
         return "structural" if sum(map(depends, args)) > 1 else "other"
     if name in _NORMALIZATIONS:
         return "normalization"
-    if name in ("softmax", "log_softmax"):
+    if name in _SOFTMAX:
         return "softmax"
-    if name in ACTIVATIONS:
+    if name in ACTIVATIONS or name in SHIFTED_ACTIVATIONS:
         return "activation"
+    if name in _SMOOTH:
+        return "smooth"
     return "structural" if name in STRUCTURAL else "other"
+
+
+def _quotient_kind(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], depends: Callable[[Any], bool]
+) -> str:
+    if name in _RECIPROCALS:
+        return "reciprocal"
+    if name.startswith("mul") or not depends(args[1]):
+        return "structural"
+    if kwargs.get("rounding_mode") is not None:
+        return "other"
+    return "division" if depends(args[0]) else "reciprocal"
+
+
+def _power_kind(args: Sequence[Any]) -> str:
+    exponent = _number(args[1]) if len(args) > 1 else None
+    if not isinstance(exponent, int | float) or exponent == 0:
+        return "other"
+    return "activation" if exponent > 0 else "reciprocal"
 
 
 def _batch_norm_kind(args: Sequence[Any]) -> str:

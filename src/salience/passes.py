@@ -6,13 +6,14 @@ whose memory is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from salience.checks import values_like
+from salience.checks import values_at
+from salience.inputs import Leaf, columns, rows
 from salience.memory import in_parts
 from salience.targets import Scalar
 
@@ -20,18 +21,23 @@ from salience.targets import Scalar
 class Pass(Protocol):
     """What these methods need of a tape."""
 
-    x: Tensor
+    x: Any
+    leaves: tuple[Leaf, ...]
     output: Tensor
-    again: Callable[[Tensor], Pass]
+    again: Callable[..., Pass]
 
-    def explain(self, method: Any, target: Any = ..., /) -> Tensor: ...
+    def explain_leaves(self, method: Any, target: Any = ..., /) -> tuple[Tensor, ...]: ...
 
 
 SAMPLES_PER_PASS = 16  # unless the batch itself is larger
 
 
-def _copies_per_pass(x: Tensor) -> int:
-    return max(1, SAMPLES_PER_PASS // max(1, len(x)))
+def _values(tape: Pass) -> list[Tensor]:
+    return [leaf.tensor.detach() for leaf in tape.leaves]
+
+
+def _copies_per_pass(batch: int) -> int:
+    return max(1, SAMPLES_PER_PASS // max(1, batch))
 
 
 def _in_copies(target: Scalar, batch: int) -> Scalar:
@@ -39,32 +45,50 @@ def _in_copies(target: Scalar, batch: int) -> Scalar:
     return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
 
 
-def smoothgrad(tape: Pass, target: Scalar, seed: int, base: Any, n: int, noise: float) -> Tensor:
+def _summed(tape: Pass, method: Any, target: Scalar, copies: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of a method's maps over copies (copies, B, ...) of the batch, for each leaf."""
+    batch = len(tape.output)
+    noisy = tape.again(*(copy.flatten(0, 1) for copy in copies))
+    maps = noisy.explain_leaves(method, _in_copies(target, batch))
+    counts = [len(copy) for copy in copies]
+    return [m.unflatten(0, (n, batch)).sum(0) for m, n in zip(maps, counts, strict=True)]
+
+
+def _added(totals: list[Tensor], parts: Any) -> list[Tensor]:
+    for _, maps in parts:
+        for total, map in zip(totals, maps, strict=True):
+            total += map
+    return totals
+
+
+def smoothgrad(
+    tape: Pass, target: Scalar, seed: int, base: Any, n: int, noise: float
+) -> tuple[Tensor, ...]:
     """Mean over n draws of the base method's map at x + s e, s = noise (max x - min x) per sample.
 
-    All samples share the draws e, so that a map does not depend on what else is in the batch; they
-    come from a CPU generator, so that it does not depend on the device either.
+    Each input has the s of its own range. All samples share the draws e, so that a map does not
+    depend on what else is in the batch; they come from a CPU generator, so that it does not depend
+    on the device either.
     """
-    x = tape.x
-    flat = x.flatten(1)
-    spread = noise * (flat.amax(1) - flat.amin(1)).view(-1, *(1,) * (x.ndim - 1))  # (B, 1, ...)
+    values, batch = _values(tape), len(tape.output)
+    spreads = [columns(noise * (rows(x).amax(1) - rows(x).amin(1)), x) for x in values]
     generator = torch.Generator().manual_seed(seed)
     states: dict[int, Tensor] = {0: generator.get_state()}
-    total = torch.zeros_like(x)
 
-    def part_sum(part: slice) -> Tensor:
+    def part_sum(part: slice) -> list[Tensor]:
         generator.set_state(states[part.start])
         count = part.stop - part.start
-        draws = [_normal(x.shape[1:], generator) for _ in range(count)]
+        draws = [[_normal(x.shape[1:], generator) for x in values] for _ in range(count)]
         states[part.stop] = generator.get_state()
-        steps = torch.stack(draws).to(x)[:, None] * spread  # (copies, B, ...)
-        noisy = tape.again((x + steps).flatten(0, 1))
-        maps = noisy.explain(base, _in_copies(target, len(x)))
-        return maps.unflatten(0, (count, len(x))).sum(0)
+        steps = [torch.stack(own)[:, None] for own in zip(*draws, strict=True)]
+        noisy = [
+            x + step.to(x) * s for x, step, s in zip(values, steps, spreads, strict=True)
+        ]  # (copies, B, ...)
+        return _summed(tape, base, target, noisy)
 
-    for _, maps in in_parts(part_sum, int(n), _copies_per_pass(x)):
-        total += maps
-    return total / n
+    totals = [torch.zeros_like(x) for x in values]
+    parts = in_parts(part_sum, int(n), _copies_per_pass(batch))
+    return tuple(total / n for total in _added(totals, parts))
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -73,43 +97,48 @@ def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 def integrated_gradients(
     tape: Pass, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
 
-    The steps are doubled until |sum of the map - (f(x) - f(x0))| is under tol |f(x) - f(x0)|, for
-    each sample on its own. The map carries that error as `completeness_error` (B,).
+    The steps are doubled until |sum of the maps - (f(x) - f(x0))| is under tol |f(x) - f(x0)|, for
+    each sample on its own. Maps carry that error as `completeness_error` (B,). Several inputs go
+    from their baselines to their values together.
     """
-    x = tape.x
-    x0 = values_like("a baseline", baseline, x)
-    difference = target(tape.output) - target(tape.again(x0.contiguous()).output)  # (B,)
-    maps, error = torch.zeros_like(x), torch.full_like(difference, torch.inf)
+    values = _values(tape)
+    begins = list(values_at("a baseline", baseline, tape.x, tape.leaves).values())
+    there = tape.again(*(begin.contiguous() for begin in begins))
+    difference = target(tape.output) - target(there.output)  # (B,)
+    maps, error = [torch.zeros_like(x) for x in values], torch.full_like(difference, torch.inf)
     steps = min(16, max_steps)
     while True:
-        refined = (x - x0) * _mean_gradient(tape, target, x0, steps)
-        missing = (refined.flatten(1).sum(1) - difference).abs()
-        scale = difference.abs().clamp(min=torch.finfo(x.dtype).tiny)
+        means = _mean_gradients(tape, target, begins, steps)
+        refined = [(x - x0) * m for x, x0, m in zip(values, begins, means, strict=True)]
+        missing = (sum(rows(map).sum(1) for map in refined) - difference).abs()
+        scale = difference.abs().clamp(min=torch.finfo(difference.dtype).tiny)
         open_ = error > tol
-        maps = torch.where(open_.view(-1, *(1,) * (x.ndim - 1)), refined, maps)
+        pairs = zip(refined, maps, strict=True)
+        maps = [torch.where(columns(open_, new), new, old) for new, old in pairs]
         error = torch.where(open_, missing / scale, error)
         if steps * 2 > max_steps or not bool((error > tol).any()):
             break
         steps *= 2
-    maps.completeness_error = error  # type: ignore[attr-defined]
-    return maps
+    for map in maps:
+        map.completeness_error = error  # type: ignore[attr-defined]
+    return tuple(maps)
 
 
-def _mean_gradient(tape: Pass, target: Scalar, x0: Tensor, steps: int) -> Tensor:
-    """The mean of df/dx over the midpoints of equal steps from x0 to x."""
-    x = tape.x
-    midpoints = (torch.arange(steps, device=x.device, dtype=torch.float64) + 0.5) / steps
-    midpoints = midpoints.to(x.dtype).view(-1, *(1,) * x.ndim)  # (steps, 1, ...)
+def _mean_gradients(tape: Pass, target: Scalar, begins: list[Tensor], steps: int) -> list[Tensor]:
+    """The mean of df/dx over the midpoints of equal steps from x0 to x, for each leaf."""
+    values = _values(tape)
+    midpoints = (torch.arange(steps, device=values[0].device, dtype=torch.float64) + 0.5) / steps
 
-    def part_sum(part: slice) -> Tensor:
-        between = (x0 + midpoints[part] * (x - x0)).flatten(0, 1)
-        maps = tape.again(between).explain("gradient", _in_copies(target, len(x)))
-        return maps.unflatten(0, (part.stop - part.start, len(x))).sum(0)
+    def part_sum(part: slice) -> list[Tensor]:
+        between = [
+            x0 + columns(midpoints[part].to(x.dtype), x[None]) * (x - x0)
+            for x, x0 in zip(values, begins, strict=True)
+        ]  # (copies, B, ...)
+        return _summed(tape, "gradient", target, between)
 
-    total = torch.zeros_like(x)
-    for _, maps in in_parts(part_sum, steps, _copies_per_pass(x)):
-        total += maps
-    return total / steps
+    totals = [torch.zeros_like(x) for x in values]
+    parts = in_parts(part_sum, steps, _copies_per_pass(len(tape.output)))
+    return [total / steps for total in _added(totals, parts)]

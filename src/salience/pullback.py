@@ -6,75 +6,111 @@ such operations one to one, and the bounds of the z^B rule have to be seen throu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience.errors import NotApplicable
-from salience.trace import Operation, Ref, Trace, tree_map
+from salience.trace import Operation, Ref, Trace, leaves, tree_map
 
 _ELEMENTWISE = frozenset("add sub rsub mul div neg multiply divide subtract batch_norm".split())
 
 
-def _chain(trace: Trace, index: int) -> list[tuple[Operation, int]]:
-    """The operations between the input (value 0) and a value, last first, with their operands."""
-    chain = []
-    while index != 0:
-        operation = trace.producers[index]
-        operands = {i for i in operation.inputs() if i in trace.dependent}
-        known = operation.kind in ("structural", "batch_norm")
-        if len(operands) != 1 or not known or len(operation.outputs) != 1:
-            raise NotApplicable(
-                f"expected reshapes, shifts and scalings between the input and the input layer; "
-                f"got {operation.name!r}. Use a method without an input-layer rule, such as "
-                f"'excitation_backprop' or 'lrp_epsilon'."
-            )
-        (operand,) = operands
-        chain.append((operation, operand))
-        index = operand
-    return chain
+def to_inputs(
+    trace: Trace, index: int, relevance: Tensor, inputs: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """Relevance at a value (an input layer's activation) as relevance of inputs, by their value."""
+    between = _between(trace, index, inputs)
+    values = _forward(trace, between, {value: x.detach() for value, x in inputs.items()})
+    found = {index: relevance}
+    for made in reversed(between):
+        part, operation = found.pop(made), trace.producers[made]
+        operands = _operands(trace, operation)
+        if operation.name in _ELEMENTWISE:
+            shares: Sequence[Tensor] = [part.sum_to_size(trace.shapes[operands[0]])]
+        else:
+            shares = _shares(trace, made, {i: values[i] for i in operands}, part)
+        for operand, share in zip(operands, shares, strict=True):
+            found[operand] = found[operand] + share if operand in found else share
+    return found
 
 
-def _run(trace: Trace, operation: Operation, operand: int, value: Tensor) -> Tensor:
+def bounds_at(
+    trace: Trace, index: int, low: Mapping[int, Tensor], high: Mapping[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The bounds of the inputs as bounds of a value: monotone operations, by their two ends."""
+    lows, highs = dict(low), dict(high)
+    for made in _between(trace, index, low):
+        ends = [_run(trace, made, values) for values in (lows, highs)]
+        lows[made], highs[made] = torch.minimum(*ends), torch.maximum(*ends)
+    return lows[index], highs[index]
+
+
+def _operands(trace: Trace, operation: Operation) -> list[int]:
+    return list(dict.fromkeys(i for i in operation.inputs() if i in trace.dependent))
+
+
+def _between(trace: Trace, index: int, inputs: Mapping[int, Any]) -> list[int]:
+    """The values between inputs and a value, itself included, in the order they were made in."""
+    queue, found = [index], set()
+    while queue:
+        value = queue.pop()
+        if value in inputs or value in found:
+            continue
+        operation = trace.producers[value]
+        operands = _operands(trace, operation)
+        joined = len(operands) > 1 and operation.name in _ELEMENTWISE
+        if operation.kind not in ("structural", "batch_norm") or not operands or joined:
+            raise _refused(operation)
+        found.add(value)
+        queue.extend(operands)
+    return sorted(found)
+
+
+def _refused(operation: Operation) -> NotApplicable:
+    return NotApplicable(
+        f"expected reshapes, shifts and scalings between the input and the input layer; "
+        f"got {operation.name!r}. Use a method without an input-layer rule, such as "
+        f"'excitation_backprop' or 'lrp_epsilon'."
+    )
+
+
+def _forward(trace: Trace, made: Sequence[int], values: dict[int, Tensor]) -> dict[int, Tensor]:
+    for value in made:
+        values[value] = _run(trace, value, values)
+    return values
+
+
+def _run(trace: Trace, made: int, values: Mapping[int, Tensor]) -> Tensor:
+    """One of the values that an operation makes, for other operands."""
+    operation = trace.producers[made]
+
     def resolve(ref: Ref) -> Tensor:
-        return value if ref.index == operand else trace.constants[ref.index]
+        if ref.index in values:
+            return values[ref.index]
+        known = trace.constants.get(ref.index)
+        return _run(trace, ref.index, {}) if known is None else known  # made of parameters alone
 
     args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
-    return operation.function(*args, **kwargs)
+    results = list(leaves(operation.function(*args, **kwargs), Tensor))
+    result = results[operation.picks[operation.outputs.index(made)]]
+    if not result.is_floating_point():
+        raise _refused(operation)
+    return result
 
 
-def to_input(trace: Trace, index: int, relevance: Tensor, x: Tensor) -> Tensor:
-    """Relevance at a value (an input layer's activation) as relevance of the input x."""
-    chain = _chain(trace, index)
-    values = {0: x.detach()}
-    for operation, operand in reversed(chain):
-        values[operation.outputs[0]] = _run(trace, operation, operand, values[operand])
-    for operation, operand in chain:
-        if operation.name in _ELEMENTWISE:
-            relevance = relevance.sum_to_size(trace.shapes[operand])
-        else:
-            run = partial(_run, trace, operation, operand)
-            relevance = _share(run, values[operand], relevance)
-    return relevance
-
-
-def _share(function: Callable[[Tensor], Tensor], a: Tensor, relevance: Tensor) -> Tensor:
+def _shares(
+    trace: Trace, made: int, operands: Mapping[int, Tensor], relevance: Tensor
+) -> Sequence[Tensor]:
     """R_i = sum_j J_ji / (sum_i' J_ji') R_j, J the derivative of a piecewise linear function."""
     with torch.enable_grad():
-        leaf = a.detach().requires_grad_()
-        moved = function(leaf)
+        begins = {i: a.detach().requires_grad_() for i, a in operands.items()}
+        moved = _run(trace, made, begins)
         probe = torch.zeros_like(moved).requires_grad_()
-        (pulled,) = torch.autograd.grad(moved, leaf, probe, create_graph=True)
-    (total,) = torch.autograd.grad(pulled, probe, torch.ones_like(pulled))
+        pulled = torch.autograd.grad(moved, list(begins.values()), probe, create_graph=True)
+    ones = [torch.ones_like(part) for part in pulled]
+    (total,) = torch.autograd.grad(pulled, probe, ones)
     share = torch.where(total == 0, 0, relevance / torch.where(total == 0, 1, total))
-    return torch.autograd.grad(moved, leaf, share)[0]
-
-
-def bounds_at(trace: Trace, index: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds of the input as bounds of a value: monotone operations, by their two ends."""
-    for operation, operand in reversed(_chain(trace, index)):
-        ends = [_run(trace, operation, operand, end) for end in (low, high)]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
-    return low, high
+    return torch.autograd.grad(moved, list(begins.values()), share)

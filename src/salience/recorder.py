@@ -13,19 +13,22 @@ code, methods, reused modules, keyword calls. Three things happen to a call:
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from salience import ops
+from salience import inputs, ops, tokens
+from salience.classify import classify, stays_reciprocal
 from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.functional import functional_form, restrided, scattered, under_autocast
-from salience.linear import Weights
-from salience.sites import BatchNormSite, LinearSite, Walk, join, separate
+from salience.fused import parts_of
+from salience.linear import Layer, Weights
+from salience.operands import flattened, layer_kind, linear_slots, positional
+from salience.sites import BatchNormSite, LinearSite, join, separate
 from salience.trace import (
     Operation,
     Ref,
@@ -36,6 +39,7 @@ from salience.trace import (
     run_operation,
     tree_map,
 )  # fmt: skip
+from salience.walk import Walk
 
 _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, number of the value)
 
@@ -43,8 +47,17 @@ _TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, numbe
 class Recorder(TorchFunctionMode):
     """The state of one recording."""
 
-    def __init__(self, model: Callable[..., Any], weights: Weights, keep: bool = False) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        weights: Weights,
+        keep: bool = False,
+        embedded: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__()
+        self.leaves: list[inputs.Leaf] = []
+        self._ids, self._samples = tokens.Ids(), 0
+        self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
         self.kept: dict[int, Tensor] | None = {} if keep else None  # what a replay starts from
         self._token = object()
@@ -53,6 +66,8 @@ class Recorder(TorchFunctionMode):
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._consumed: set[int] = set()
         self._contracted: set[int] = set()  # values with a contraction upstream
+        self._reciprocals: set[int] = set()  # values that are 1 / b
+        self._layers = 0  # linear maps so far
         module = model if isinstance(model, nn.Module) else None
         self._names = {id(p): name for name, p in module.named_parameters()} if module else {}
         self._state = set(self._names)
@@ -61,10 +76,16 @@ class Recorder(TorchFunctionMode):
 
     # -- values -----------------------------------------------------------------------------------
 
-    def start(self, x: Tensor) -> Tensor:
-        """The input as a value of the trace that gradients reach."""
-        x = x.detach().clone().requires_grad_()
-        self.trace.dependent.add(self._tag(x))
+    def start(self, x: Any) -> Any:
+        """Copies of the inputs: values of the trace that gradients reach, and ids."""
+        x = inputs.each(lambda part: part.detach().clone(), x)
+        self._samples = inputs.samples_of(x)
+        for key, part in inputs.parts_of(x).items():
+            if inputs.per_sample(part) and part.is_floating_point():
+                self.leaves.append(inputs.Leaf(key, self._tag(part), part.requires_grad_()))
+            elif inputs.per_sample(part) and part.dtype != torch.bool:
+                self._ids.mark(part, tokens.Origin(key))
+        self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
 
     def value(self, tensor: Any) -> int | None:
@@ -145,12 +166,54 @@ class Recorder(TorchFunctionMode):
         if ops.is_python(func) and func not in self._expanding[-1:]:
             return self._expand(func, args, kwargs)
         name = ops.operation_name(func)
-        if name in ops.QUERIES or name in ops.READS:
+        if name in ops.QUERIES or name in ops.READS or name in ops.LIKENESSES:
             return self._ask(func, name, args, kwargs)
+        if self._ids.any:
+            return self._call_with_ids(func, name, args, kwargs)
+        return self._call(func, name, args, kwargs)
+
+    def _call(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if ops.is_in_place(name) or kwargs.get("out") is not None:
             return self._write(func, name, args, kwargs)
         args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
         return self._apply(func, name, args, kwargs)
+
+    def _call_with_ids(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        ids = self._ids.embedded(name, args, kwargs)
+        if ids is not None:
+            current_args, current_kwargs = tree_map(self.current, (args, kwargs), Tensor)
+            if not self.depends((current_args, current_kwargs)):
+                return self._embed(func, name, current_args, current_kwargs, ids)
+        result = self._call(func, name, args, kwargs)
+        written = args[:1] if ops.is_in_place(name) else ()
+        bases = [t._base for t in written if isinstance(t, Tensor) and t._is_view()]
+        self._ids.follow(name, args, kwargs, [result, written, bases])
+        return result
+
+    def _embed(self, func: Any, name: str, args: Any, kwargs: Any, ids: Tensor) -> Any:
+        """What an embedding makes of ids: a leaf that gradients reach."""
+        origin = self._ids.origin(ids)
+        assert origin is not None
+        bag = name == "embedding_bag"
+        place = (0, 1) if bag or origin.batch is None else (origin.batch, origin.each)
+        function = tokens.leaf_of(func, *place)
+        try:
+            leaf = function(*args, **kwargs)
+        except IndexError as error:
+            raise tokens.out_of_range(ids, error) from None
+        if self._given:
+            leaf = tokens.as_given(leaf, self._given.pop(0))
+        index = self._tag(tokens.checked(leaf, self._samples))
+        operands = [t for t in leaves((args, kwargs), Tensor) if self.value(t) is not None]
+        self._keep(operands, None)
+        args, kwargs = tree_map(self._ref, (args, kwargs), Tensor)
+        operation = Operation(name, "weights", function, args, kwargs, (index,), (0,), depends=True)
+        self._register(operation, [])
+        self.leaves.append(inputs.Leaf(origin.key, index, leaf, embedded=True))
+        result = leaf
+        if place != (0, 1):
+            result = self._apply(tokens.as_called, "movedim", (leaf, *place), {})
+        return (result, None, None, None) if bag else result
 
     def _ask(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """A question about a tensor, which is no part of the computation."""
@@ -238,15 +301,21 @@ class Recorder(TorchFunctionMode):
         operands = [t for t in leaves((args, kwargs), Tensor) if self.value(t) is not None]
         if not operands:
             return func(*args, **kwargs)
-        depends = self.depends(operands)
+        depends = self.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
+        func, args = flattened(name, func, args)
+        args, kwargs = positional(name, args, kwargs)
+        parts = parts_of(name, args) if depends else None
+        if parts is not None and linear_slots(name, self.depends, args) is None:
+            with self:
+                return parts(*args, **kwargs)
         device = operands[0].device.type
         if torch.is_autocast_enabled(device):
             func = under_autocast(func, device, torch.get_autocast_dtype(device))
-        args, kwargs = ops.positional(name, args, kwargs)
         if name in ("batch_norm", "instance_norm") and len(args) > 5 and args[5]:
             args = (*args[:3], None, None, *args[5:])  # running statistics are only written
-        kind, slots = self._kind(name, args, kwargs) if depends else ("weights", None)
-        operation = Operation(name, kind, func, args, kwargs, (), (), depends, slots)
+        operation = Operation(name, "weights", func, args, kwargs, (), (), depends)
+        if depends:
+            classify(operation, self.depends, self._is_reciprocal)
         result = self._run(operation, operands)
         tensors = list(leaves(result, Tensor))
         picks = tuple(i for i, tensor in enumerate(tensors) if self.value(tensor) is None)
@@ -256,23 +325,17 @@ class Recorder(TorchFunctionMode):
         operation.outputs = tuple(self._tag(tensors[i]) for i in picks)
         if depends and not torch.is_grad_enabled():
             self._ungraded.update(operation.outputs)
-        if not any(tensors[i].is_floating_point() for i in picks) and operation.site is None:
+        numbers = any(tensors[i].is_floating_point() or tensors[i].is_complex() for i in picks)
+        if not numbers and operation.site is None:
             operation.kind = "structural" if depends else operation.kind
+        if depends and stays_reciprocal(operation, self.depends, self._is_reciprocal):
+            self._reciprocals.update(operation.outputs)
         operation.args, operation.kwargs = tree_map(self._ref, (args, kwargs), Tensor)
         self._register(operation, operands)
         return result
 
-    def _kind(self, name: str, args: Any, kwargs: Any) -> tuple[str, ops.Slots | None]:
-        if not torch.is_grad_enabled():
-            return "detached", None
-        if any(t.dtype == torch.bool and self.depends(t) for t in leaves((args, kwargs), Tensor)):
-            return "other", None  # a gate
-        slots = ops.linear_slots(name, self.depends, args)
-        if slots is not None:
-            return "linear", slots
-        kind = ops.kind_of(name, args, kwargs, self.depends)
-        element = kind in ("relu", "bounded_relu", "activation")
-        return ("other" if element and self.depends(args[1:]) else kind), None
+    def _is_reciprocal(self, tensor: Tensor) -> bool:
+        return self.value(tensor) in self._reciprocals
 
     def _run(self, operation: Operation, operands: list[Tensor]) -> Any:
         first = not any(self.value(t) in self._contracted for t in operands)
@@ -280,10 +343,21 @@ class Recorder(TorchFunctionMode):
         operation.site = make_site(self.walk, self.weights, operation, args, kwargs, first)
         if isinstance(operation.site, LinearSite) and operation.slots is not None:
             operation.site.source = self.value(args[operation.slots.activation]) or 0
+        if isinstance(operation.site, LinearSite | BatchNormSite):
+            operation.site.layer = self._layer(operation, first)
         if operation.depends:
             self._consume(operands, operation.site)
         self._keep(operands, operation.site)
         return run_operation(operation, operation.site, args, kwargs)
+
+    def _layer(self, operation: Operation, first: bool) -> Layer:
+        """Where a linear map stands in the network."""
+        slots = operation.slots
+        kind = operation.kind if slots is None else layer_kind(operation.name)
+        weight = operation.args[1 if slots is None else slots.weight]
+        name = self.trace.parameters.get(self.value(weight), "")  # type: ignore[arg-type]
+        self._layers += 1
+        return Layer(name, kind, first and slots is not None, self._layers - 1)
 
     def _keep(self, operands: list[Tensor], reader: Site | None) -> None:
         """Keep what a replay may find unchanged beside something that changed."""
@@ -330,16 +404,17 @@ class Recorder(TorchFunctionMode):
                         self.kept[index] = tensor
             self._consumed.add(index)
 
-    def finish(self, outputs: Any) -> Any:
-        """The model's outputs as tensors of this pass."""
-        outputs = tree_map(self.current, outputs, Tensor)
-        self._consume([t for t in leaves(outputs, Tensor) if self.value(t) is not None], None)
+    def finish(self, outputs: Any, select: Callable[[Any], Tensor]) -> Tensor:
+        """The output that is explained, as a tensor of this pass."""
+        output = self.current(select(outputs))
+        read = {id(t): t for t in (*map(self.current, leaves(outputs, Tensor)), output)}
+        self._consume([t for t in read.values() if self.value(t) is not None], None)
         if self.trace.opaque:  # an unseen function may have read anything
             for operation in self.trace.operations:
                 if isinstance(operation.site, LinearSite | BatchNormSite):
                     separate(operation.site, None)
         self._replaced.clear()
-        return outputs
+        return output
 
 
 def _base(view: Tensor) -> Tensor:

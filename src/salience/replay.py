@@ -28,7 +28,7 @@ def replay(
     tape: Tape,
     parameters: Mapping[int, Tensor],
     weights: Weights,
-    again: Callable[[Tensor], Tape],
+    again: Callable[..., Tape],
     transform: Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None = None,
 ) -> Tape:
     """The tape of the same model and input with some parameters (value -> tensor) replaced.
@@ -62,8 +62,10 @@ def replay(
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 values[output] = tensors[pick]
     assert trace.output is not None
-    output = values.get(trace.output, tape.graph[1])
-    return Tape(tape.x, (tape.graph[0], output), trace, tape.walk, again)
+    begins, end = tape.graph
+    begins = tuple(leaf._replace(tensor=values.get(leaf.value, leaf.tensor)) for leaf in begins)
+    ends = begins, values.get(trace.output, end)
+    return Tape(tape.x, ends, trace, tape.walk, again)
 
 
 def _with_their_norms(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int]:
@@ -86,7 +88,9 @@ def _site(
     first = isinstance(old, LinearSite) and old.first
     site = make_site(tape.walk, weights, operation, args, kwargs, first)
     if isinstance(site, LinearSite) and isinstance(old, LinearSite):
-        site.source = old.source
+        site.source, site.layer = old.source, old.layer
+    elif isinstance(site, BatchNormSite) and isinstance(old, BatchNormSite):
+        site.layer = old.layer
     return site
 
 

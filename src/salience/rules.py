@@ -7,13 +7,15 @@ relevance itself, since they give relevance to inputs that are 0.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience.linear import LinearMap, linear_response
-from salience.sites import ElementSite
+from salience.nonlinear_sites import ElementSite, JointSite, NormSite
 
 
 def guided(site: ElementSite, m: Tensor) -> Tensor:
@@ -27,10 +29,35 @@ def rectified(site: ElementSite, m: Tensor) -> Tensor:
 
 
 def proportional(site: ElementSite, m: Tensor) -> Tensor:
-    """m y / x, so that an element-wise function hands on all of its relevance (Achtibat 2024)."""
-    x = site.x
-    assert x is not None
-    return torch.where(x == 0, site.transpose(m), m * site.y / torch.where(x == 0, 1, x))
+    """m (f(x) - f(0)) / x at an element-wise function, f'(0) at x = 0 (Achtibat 2024).
+
+    What f gives at 0 is a bias, which keeps its share of the relevance.
+    """
+    transposed = site.transpose(m)
+    if not site.shifted:
+        x, y = site.x, site.y
+        assert x is not None
+        return torch.where(x == 0, transposed, m * y / torch.where(x == 0, 1, x))
+    x, rise, slope = site.secant()
+    # near 0 the difference of two numbers of order 1 is lost; the mean slope is exact to x^2
+    near = x.abs() < torch.finfo(x.dtype).eps ** (1 / 3)
+    return torch.where(near, (transposed + m * slope) / 2, m * rise / torch.where(near, 1, x))
+
+
+def shared(site: JointSite, m: Tensor) -> tuple[Tensor | None, ...]:
+    """An equal part of its gradient to each factor, nothing to divisors (Achtibat 2024)."""
+    parts = site.transpose(m / max(1, sum(site.shares)))
+    return tuple(part if has else None for part, has in zip(parts, site.shares, strict=True))
+
+
+def spread_held(site: NormSite, m: Tensor) -> Tensor:
+    """The gradient of a normalisation with its 1 / sigma held constant (Achtibat 2024)."""
+    return site.spread_held(m)
+
+
+def unchanged(map: LinearMap, m: Tensor) -> Tensor:
+    """W^T m: the gradient, which is LRP-0."""
+    return map.transpose(m)
 
 
 def epsilon(map: LinearMap, m: Tensor, eps: float) -> Tensor:
@@ -63,7 +90,7 @@ def alpha_beta(
     total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
     negative = total - positive
     # what rounding leaves of a sum without negative terms is not a denominator
-    rounding = 64 * torch.finfo(z.dtype).eps
+    rounding = (4 if z.dtype.itemsize < 4 else 64) * torch.finfo(z.dtype).eps
     negative.masked_fill_(negative >= positive * -rounding, 0)
     lost = _divide_(z, negative).mul_(m).mul_(beta)
     share = _divide_(z, positive).mul_(m).mul_(alpha).add_(lost)
@@ -73,6 +100,28 @@ def alpha_beta(
 def z_plus(map: LinearMap, m: Tensor) -> Tensor:
     """sum_j (a_i w_ij)+ / z+_j R_j without bias (Montavon 2017, Zhang 2016)."""
     return alpha_beta(map, m, bias=False)
+
+
+def gamma(map: LinearMap, m: Tensor, gamma: float = 0.25) -> Tensor:
+    """Contributions of the sign of z_j count 1 + gamma times (Montavon 2019, Andéol 2021).
+
+    With c_ij = a_i w_ij and c^s its part of the sign s of z_j (0: +), biases alike,
+    R_i = sum_j (c_ij + gamma c^s_ij) / (z_j + gamma z^s_j) R_j.
+    """
+    z, (response, transpose) = map.z, map.positive()
+    positive = response + map.bias_part("+")
+    favoured = torch.where(z < 0, z - positive, positive)
+    share = _divide_(z, favoured.mul_(gamma).add_(z)).mul_(m)
+    below = torch.where(z < 0, share, 0).mul_(gamma)
+    above = torch.where(z < 0, 0, share).mul_(gamma)
+    return transpose(above.sub_(below)).add_(map.transpose_(share.add_(below)))
+
+
+def flat(map: LinearMap, m: Tensor) -> Tensor:
+    """R_i = sum_j R_j / (number of inputs of j): every input alike (Lapuschkin 2017)."""
+    ones = torch.ones_like(map.weight)
+    total, transpose = linear_response(lambda a: map.call(a, ones), torch.ones_like(map.a))
+    return transpose(_divide_(map.z, total).mul_(m))
 
 
 def w_squared(map: LinearMap, m: Tensor) -> Tensor:
@@ -98,3 +147,8 @@ def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
 def deep_taylor_input(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
     """w^2 for an unbounded input, z^B for one between low and high (Montavon 2017)."""
     return w_squared(map, m) if low is None or high is None else z_bounded(map, m, low, high)
+
+
+def parameters_of(rule: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a rule takes beside the site and m."""
+    return inspect.signature(rule).parameters

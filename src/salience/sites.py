@@ -1,11 +1,4 @@
-"""Operations on the tape whose backward step is looked up when it runs.
-
-A site is one recorded operation that rules may treat. Its forward pass is the user's own function;
-its backward pass asks the tape's `Walk` which rule is active. So one recorded pass serves every
-method, and a method without a rule for a kind of operation gets plain autograd there.
-
-What flows back is the multiplier m; relevance is R = a * m at an activation a.
-"""
+"""Sites of linear maps: contractions with weights, and BatchNorm with fixed statistics."""
 
 from __future__ import annotations
 
@@ -15,61 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience.linear import Backward, LinearMap, Responses, Weights, linear_response
-
-
-class Walk:
-    """What backward means at this moment: the active rules, and the relevance they handed back."""
-
-    def __init__(self) -> None:
-        self.rules: dict[str, Callable[[Any, Tensor], Tensor]] = {}
-        self.input_rule: Callable[[Any, Tensor], Tensor] | None = None
-        self.relevance: list[tuple[int, Tensor]] = []  # at numbered values
-
-    def reset(self) -> None:
-        self.rules, self.input_rule, self.relevance = {}, None, []
-
-
-class Ruled(torch.autograd.Function):
-    """The hinge between autograd and the rules: a site in the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, site: Any, a: Tensor) -> Tensor:
-        ctx.site = site
-        return site.forward(a)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return None, ctx.site.backward(grad_outputs[0])
-
-
-class ElementSite:
-    """An element-wise function y = f(x)."""
-
-    def __init__(self, walk: Walk, kind: str, function: Backward, keeps_input: bool) -> None:
-        self.walk, self.kind = walk, kind
-        self._function, self._keeps_input = function, keeps_input
-        self.x: Tensor | None = None
-        self.y: Tensor
-        self._transpose: Backward | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self._keeps_input:
-            self.x = x.detach()
-            self.y, self._transpose = linear_response(self._function, x)
-        else:
-            self.y = self._function(x.detach())
-        return self.y.detach()
-
-    def transpose(self, m: Tensor) -> Tensor:
-        """m f'(x)"""
-        if self._transpose is not None:
-            return self._transpose(m)
-        return torch.ops.aten.threshold_backward(m, self.y, 0)
-
-    def backward(self, m: Tensor) -> Tensor:
-        rule = self.walk.rules.get(self.kind)
-        return self.transpose(m) if rule is None else rule(self, m)
+from salience.linear import Backward, Layer, LinearMap, Responses, Weights, linear_response
+from salience.nonlinear_sites import ElementSite
+from salience.walk import Walk
 
 
 class BatchNormSite:
@@ -79,6 +20,7 @@ class BatchNormSite:
 
     def __init__(self, walk: Walk, weights: Weights, rest: tuple[Any, ...]) -> None:
         self.walk, self._weights, self._rest = walk, weights, rest
+        self.layer = Layer("", self.kind, False, 0)
         self.folded: bool = False  # into the linear map before it
         self.a: Tensor | None = None  # kept where the BatchNorm stands alone
         self.source: LinearSite | None = None  # recomputes a
@@ -137,6 +79,7 @@ class BatchNormSite:
         return LinearMap(
             self.input(), lambda: self.z, lambda a, w: a * self.per_channel(w, a), self.scale,
             self.shift, self.transpose, None, self._weights, self._responses,
+            layer=self.layer,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor:
@@ -163,6 +106,7 @@ class LinearSite:
         self.walk, self._weights = walk, weights
         self._call, self._weight, self._bias = call, weight, bias
         self.first = first  # no contraction upstream: the input layer
+        self.layer = Layer("", "dense", first, 0)
         self.source = 0  # the number of the value a
         self.dense = False  # z = a W^T + b with W (out, in)
         self.channels: tuple[int, int] | None = None  # the dimensions that are summed over
@@ -208,14 +152,16 @@ class LinearSite:
         return LinearMap(
             self.a, lambda: source.z, lambda a, w: self._call(a, w, None), self._weight, bias,
             self._transpose, scale, self._weights, self._responses, factor, self.channels,
-            self.dense,
+            self.dense, self.layer,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor | None:
         walk = self.walk
         if self.first and walk.input_rule is not None:
-            walk.relevance.append((self.source, walk.input_rule(self, m)))
-            return None
+            relevance = walk.input_rule(self, m)
+            if relevance is not None:
+                walk.relevance.append((self.source, relevance))
+                return None
         rule = walk.rules.get("linear")
         return self._transpose(m) if rule is None else rule(self.linear_map(), m)
 

@@ -6,6 +6,7 @@ output (B, ...) to one scalar per sample (B,).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,35 +18,81 @@ from salience.errors import SalienceError, expected, unknown
 
 Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
 Scalar = Callable[[Tensor], Tensor]
+Part = str | int | tuple[str | int, ...] | None  # of a model's output
 
 
-def select_output(outputs: Any, part: str | int | None) -> Tensor:
-    """The tensor to explain, where a model returns a tuple or a dict.
+def select_output(outputs: Any, part: Part) -> Tensor:
+    """The tensor to explain, where a model returns tuples or dicts, nested at will.
+
+    part  a key or position, or a path of them: ("heads", 0) or "heads.0"; what it leads to may
+          hold one tensor alone
 
     Errors: several tensors and no part named; a part that is not there; not a float tensor.
     """
-    if isinstance(outputs, Mapping):
-        parts = {key: item for key, item in outputs.items() if isinstance(item, Tensor)}
-    elif isinstance(outputs, list | tuple):
-        parts = {i: item for i, item in enumerate(outputs) if isinstance(item, Tensor)}
-    elif part is not None:
+    known = _items(outputs)
+    if part is not None and known is None:
         raise expected(
             "a tuple or dict from the model, for output=", type(outputs).__name__,
             "Leave output out.",
         )  # fmt: skip
-    else:
-        return _floating(outputs)
-    names = list(parts)
-    if part is None and len(names) == 1:
-        part = names[0]
-    if part is None:
+    path: Sequence[Any] = part if isinstance(part, tuple) else () if part is None else (part,)
+    if isinstance(part, str) and part not in (known or {}):
+        path = part.split(".")
+    for step in path:
+        outputs = _at(outputs, step)
+    return _floating(_alone(outputs))
+
+
+def _items(outputs: Any) -> dict[Any, Any] | None:
+    """The parts of a container by name or position; None for anything else."""
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    if hasattr(outputs, "_asdict"):  # a named tuple has both
+        return {**dict(enumerate(outputs)), **outputs._asdict()}
+    if isinstance(outputs, list | tuple):
+        return dict(enumerate(outputs))
+    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        return dict(vars(outputs))
+    return None
+
+
+def _at(outputs: Any, step: Any) -> Any:
+    known = _items(outputs) or {}
+    if step not in known and isinstance(step, str) and step.isdigit():
+        step = int(step)
+    if step not in known:
+        raise unknown("output part", step, map(str, known))
+    return known[step]
+
+
+def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
+    """Every tensor in nested containers, by its path."""
+    if isinstance(outputs, Tensor):
+        return {(): outputs}
+    if hasattr(outputs, "_asdict"):
+        outputs = outputs._asdict()
+    parts = (_items(outputs) or {}).items()
+    return {(key, *path): t for key, part in parts for path, t in _paths(part).items()}
+
+
+def _alone(outputs: Any) -> Any:
+    """The one tensor of nested containers."""
+    found = _paths(outputs)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        return outputs
+    if isinstance(outputs, list | tuple) and all(isinstance(item, Mapping) for item in outputs):
         raise expected(
-            "one tensor from the model", f"a {type(outputs).__name__} with {names}",
-            f"Name the part to explain, for example output={names[0] if names else 0!r}.",
+            "a tensor (B, ...) from the model", "a list of dicts, as detectors return for each "
+            "image", "Explain what the head makes of the whole batch, before boxes are selected: "
+            "wrap the model in a module that returns those class scores or boxes.",
         )  # fmt: skip
-    if part not in names:
-        raise unknown("output part", part, map(str, names))
-    return _floating(parts[part])
+    names = [path[0] if len(path) == 1 else path for path in found]
+    raise expected(
+        "one tensor from the model", f"a {type(outputs).__name__} with {names}",
+        f"Name the part to explain, for example output={names[0]!r}.",
+    )  # fmt: skip
 
 
 def _floating(output: Any) -> Tensor:

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from salience.linear import Weights
-from salience.ops import Slots, channel_dims, fold_scale
-from salience.sites import BatchNormSite, ElementSite, LinearSite, Ruled, Walk
+from salience.nonlinear_sites import ElementSite, JointSite, NormSite
+from salience.normalization import spread_held
+from salience.operands import Slots, channel_dims, fold_scale
+from salience.ops import ACTIVATIONS
+from salience.sites import BatchNormSite, LinearSite
+from salience.walk import Ruled, Walk
 
-Site = LinearSite | BatchNormSite | ElementSite
+Site = LinearSite | BatchNormSite | ElementSite | JointSite | NormSite
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Operation:
     picks: tuple[int, ...]  # which tensors of the result the outputs are
     depends: bool  # on the input, not on parameters alone
     slots: Slots | None = None  # the operands of a linear map
+    operands: tuple[int, ...] = (0,)  # the arguments that a site hands to its rule
+    shares: tuple[bool, ...] = ()  # which factors of a product are not held constant
     site: Site | None = None
 
     def inputs(self) -> list[int]:
@@ -93,12 +99,12 @@ def make_site(
     walk: Walk, weights: Weights, operation: Operation, args: Any, kwargs: Any, first: bool
 ) -> Site | None:
     """The site of an operation whose kind rules treat, for these operands."""
-    function, slots = operation.function, operation.slots
+    slots = operation.slots
     if slots is not None:
         has_bias = slots.bias is not None and len(args) > slots.bias
         bias = args[slots.bias] if slots.bias is not None and has_bias else None
         weight = args[slots.weight]
-        call = linear_call(function, slots, args, kwargs)
+        call = linear_call(operation.function, slots, args, kwargs)
         site = LinearSite(walk, weights, call, weight, bias, first)
         site.dense = operation.name == "linear"
         site.channels = channel_dims(operation.name, slots, args, kwargs)
@@ -107,20 +113,36 @@ def make_site(
     if operation.kind == "batch_norm":
         return BatchNormSite(walk, weights, args[1:])
     if operation.kind in ("relu", "bounded_relu", "activation"):
-        rest = args[1:]  # without the input, whose graph would lead back to the site
-
-        def of_first(x: Tensor) -> Tensor:
-            return function(x, *rest, **kwargs)
-
-        return ElementSite(walk, operation.kind, of_first, operation.name != "relu")
+        keeps_input = operation.name != "relu"
+        shifted = operation.kind == "activation" and operation.name not in ACTIVATIONS
+        return ElementSite(walk, operation.kind, _of(operation, args, kwargs), keeps_input, shifted)
+    if operation.kind in ("product", "division") and operation.operands:
+        return JointSite(walk, operation.kind, _of(operation, args, kwargs), operation.shares)
+    if operation.kind == "normalization":
+        held = partial(spread_held, operation.name, args=args[1:])
+        return NormSite(walk, _of(operation, args, kwargs), held)
     return None
+
+
+def _of(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
+    """The call as a function of its operands, whose graph would lead back to the site."""
+    function, operands = operation.function, operation.operands
+    rest = [None if i in operands else arg for i, arg in enumerate(args)]
+
+    def call(*values: Tensor) -> Tensor:
+        full = list(rest)
+        for i, value in zip(operands, values, strict=True):
+            full[i] = value
+        return function(*full, **kwargs)
+
+    return call
 
 
 def run_operation(operation: Operation, site: Site | None, args: Any, kwargs: Any) -> Any:
     """The operation at these operands, through its site if it has one."""
     if site is None:
         return operation.function(*args, **kwargs)
-    return Ruled.apply(site, args[operation.slots.activation if operation.slots else 0])
+    return Ruled.apply(site, *(args[i] for i in operation.operands))
 
 
 def linear_call(

@@ -1,0 +1,96 @@
+"""One backward walk over a recorded graph, with the rules of a method in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from salience.checks import values_at
+from salience.errors import expected
+from salience.inputs import Leaf
+from salience.methods import Method, bind
+from salience.pullback import bounds_at, to_inputs
+from salience.sites import LinearSite
+from salience.trace import Trace
+from salience.walk import Walk
+
+
+class Recorded(Protocol):
+    """What a walk needs of a tape."""
+
+    x: Any
+    graph: tuple[tuple[Leaf, ...], Tensor]
+    trace: Trace
+    walk: Walk
+
+
+def walk_back(
+    tape: Recorded, method: Method, parameters: dict[str, Any], gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """What the method reads off at each leaf, for a gradient at the output."""
+    leaves, output = tape.graph
+    walk, begins = tape.walk, [leaf.tensor for leaf in leaves]
+    walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
+    if method.input_rule is not None:  # it sees the BatchNorm folded in
+        walk.rules.setdefault("linear", lambda map, m: map.transpose(m))
+    walk.input_rule = method.input_rule and _input_rule(tape, method.input_rule, parameters)
+    try:
+        found = torch.autograd.grad(output, begins, gradient, retain_graph=True, allow_unused=True)
+        if not walk.relevance and all(m is None for m in found):
+            raise expected(
+                "an output that depends on the input", "one that does not",
+                "Look for detach(), no_grad() or .data in the model's forward.",
+            )  # fmt: skip
+        pairs = zip(found, begins, strict=True)
+        ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
+        return ms if method.readout == "m" else _relevance(tape, ms)
+    finally:
+        walk.reset()
+
+
+def _relevance(tape: Recorded, ms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """x * m at each leaf, and what rules at input layers handed back."""
+    leaves = tape.graph[0]
+    begins = {leaf.value: leaf.tensor for leaf in leaves}
+    maps = {leaf.value: m * leaf.tensor for m, leaf in zip(ms, leaves, strict=True)}
+    for value, relevance in tape.walk.relevance:
+        for leaf, part in to_inputs(tape.trace, value, relevance, begins).items():
+            maps[leaf] = maps[leaf] + part
+    return tuple(maps.values())
+
+
+def _input_rule(
+    tape: Recorded, rule: Callable[..., Any], parameters: dict[str, Any]
+) -> Callable[[LinearSite, Tensor], Tensor | None]:
+    """The rule at an input layer, with bounds of x as bounds of what the layer sees."""
+
+    def at(site: LinearSite, m: Tensor) -> Tensor | None:
+        bound = dict(parameters)
+        if bound.get("low") is not None and bound.get("high") is not None:
+            low, high = (
+                values_at(f"a bound {end}", bound[end], tape.x, tape.graph[0])
+                for end in ("low", "high")
+            )
+            if any(bool((low[leaf] > high[leaf]).any()) for leaf in low):
+                raise expected("low <= high", "low above high", "Exchange them.")
+            bound["low"], bound["high"] = bounds_at(tape.trace, site.source, low, high)
+        return bind(rule, bound)(site.linear_map(), m)
+
+    return at
+
+
+def reaches(output: Tensor, leaves: list[Tensor]) -> bool:
+    """Whether the graph of an output contains one of the leaves."""
+    queue, seen = [output.grad_fn], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if any(getattr(node, "variable", None) is leaf for leaf in leaves):
+            return True
+        queue.extend(before for before, _ in node.next_functions)
+    return False

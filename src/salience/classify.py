@@ -1,0 +1,73 @@
+"""What a recorded call is: its kind, and which of its operands a rule gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salience import ops
+from salience.operands import linear_slots
+from salience.trace import Operation, leaves
+
+# kinds whose site reads the first argument alone
+_OF_ONE = frozenset("batch_norm relu bounded_relu activation normalization".split())
+
+Question = Callable[[Any], bool]
+
+
+def classify(operation: Operation, depends: Question, is_reciprocal: Question) -> None:
+    """Fill in the kind, slots, operands and shares of a call that depends on the input."""
+    name, args, kwargs = operation.name, operation.args, operation.kwargs
+    if not torch.is_grad_enabled():
+        operation.kind = "detached"
+    elif _has_gates(args, kwargs, depends):
+        operation.kind = "other"
+    elif (slots := linear_slots(name, depends, args)) is not None:
+        operation.slots = slots
+        operation.kind, operation.operands = "linear", (slots.activation,)
+    else:
+        operation.kind = ops.kind_of(name, args, kwargs, depends)
+        places = tuple(i for i, arg in enumerate(args) if depends(arg))
+        if operation.kind in ("product", "division"):
+            _share(operation, places, depends, is_reciprocal)
+        elif operation.kind in _OF_ONE and (places != (0,) or depends(kwargs)):
+            operation.kind = "other"
+
+
+def _has_gates(args: Any, kwargs: Any, depends: Question) -> bool:
+    """Whether truth values of the input decide, or numbers whose parts no rule tells apart."""
+    tensors = leaves((args, kwargs), Tensor)
+    return any((t.dtype == torch.bool or t.is_complex()) and depends(t) for t in tensors)
+
+
+def _share(
+    operation: Operation, places: tuple[int, ...], depends: Question, is_reciprocal: Question
+) -> None:
+    """Which factors of a product hand relevance on: reciprocals and divisors do not."""
+    args = operation.args
+    if depends(operation.kwargs) or not all(isinstance(args[i], Tensor) for i in places):
+        operation.kind = "other"
+        return
+    places = tuple(i for i in places if args[i].requires_grad)
+    held = [is_reciprocal(args[i]) for i in places]
+    if operation.kind == "division":
+        held = [i > 0 for i in places]
+    elif all(held):
+        held = [False] * len(places)
+    elif any(held):
+        operation.kind = "division"
+    operation.operands, operation.shares = places, tuple(not h for h in held)
+
+
+def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Question) -> bool:
+    """Whether a call makes 1 / b, or hands one on."""
+    if operation.kind == "reciprocal":
+        return True
+    product = operation.kind in ("product", "division")
+    if not product and operation.name not in ops.KEEPS_RECIPROCALS:
+        return False
+    tensors = leaves((operation.args, operation.kwargs), Tensor)
+    return all(is_reciprocal(t) for t in tensors if depends(t))

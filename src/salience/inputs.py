@@ -1,0 +1,102 @@
+"""What a model is given: a tensor, a tuple for model(*x) or a dict for model(**x).
+
+A leaf is where maps are read: a floating-point input itself, or, of token ids, what an embedding
+makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+ALONE = None  # the key of a single tensor
+
+
+class Leaf(NamedTuple):
+    """A tensor that a pass begins at and gradients reach."""
+
+    key: Any  # of the input that it belongs to
+    value: int  # its number on the trace
+    tensor: Tensor  # (B, ...)
+    embedded: bool = False  # from ids, by the model's own table
+
+
+def parts_of(x: Any) -> dict[Any, Any]:
+    """The inputs by name, by position, or a single one as `ALONE`."""
+    if isinstance(x, Mapping):
+        return dict(x)
+    return dict(enumerate(x)) if isinstance(x, list | tuple) else {ALONE: x}
+
+
+def alike(x: Any, parts: Mapping[Any, Any]) -> Any:
+    """Parts in a container like x; what a dict lacks is left out, what a tuple lacks is None."""
+    if isinstance(x, Mapping):
+        return {key: parts[key] for key in x if key in parts}
+    if isinstance(x, list | tuple):
+        return tuple(parts.get(i) for i in range(len(x)))
+    return parts[ALONE]
+
+
+def call(model: Callable[..., Any], x: Any) -> Any:
+    """The model's output for its inputs."""
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, list | tuple) else model(x)
+
+
+def per_sample(part: Any) -> bool:
+    """Whether a part of the input has samples; flags and scalars are shared by all."""
+    return isinstance(part, Tensor) and part.ndim > 0
+
+
+def tensors_of(x: Any) -> list[Tensor]:
+    """The inputs that have samples, (B, ...) each."""
+    return [part for part in parts_of(x).values() if per_sample(part)]
+
+
+def samples_of(x: Any) -> int:
+    """B"""
+    return len(tensors_of(x)[0])
+
+
+def each(function: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """The container with function(part) for each part that has samples."""
+    parts = parts_of(x).items()
+    return alike(x, {key: function(part) if per_sample(part) else part for key, part in parts})
+
+
+def at_leaves(
+    x: Any, leaves: Sequence[Leaf], values: Sequence[Tensor]
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """The inputs with other values at the leaves, and the values that embeddings shall have.
+
+    values  one for each leaf, (copies * B, ...): batched copies of the whole batch
+    """
+    parts, replaced = parts_of(x), {leaf.key for leaf in leaves if not leaf.embedded}
+    copies = len(values[0]) // max(1, len(leaves[0].tensor))
+    for key, part in parts.items():
+        if per_sample(part) and key not in replaced and copies != 1:
+            parts[key] = part.repeat(copies, *(1,) * (part.ndim - 1))
+    pairs = list(zip(leaves, values, strict=True))
+    parts |= {leaf.key: value for leaf, value in pairs if not leaf.embedded}
+    return alike(x, parts), tuple(value for leaf, value in pairs if leaf.embedded)
+
+
+def at_inputs(x: Any, leaves: Sequence[Leaf], maps: Sequence[Tensor]) -> Any:
+    """The maps of leaves in a container like x; an input with several leaves has a tuple."""
+    found: dict[Any, list[Tensor]] = {}
+    for leaf, map in zip(leaves, maps, strict=True):
+        found.setdefault(leaf.key, []).append(map)
+    return alike(x, {key: own[0] if len(own) == 1 else tuple(own) for key, own in found.items()})
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """(B, ...) as (B, n)"""
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+
+
+def columns(values: Tensor, like: Tensor) -> Tensor:
+    """One value per sample (B,) in a shape (B, 1, ...) that multiplies (B, ...)."""
+    return values.view(-1, *(1,) * (like.ndim - 1))

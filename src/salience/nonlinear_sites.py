@@ -1,0 +1,110 @@
+"""Sites of element-wise functions, products and normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from salience.linear import Backward, linear_response
+from salience.walk import Walk
+
+
+class ElementSite:
+    """An element-wise function y = f(x)."""
+
+    def __init__(
+        self, walk: Walk, kind: str, function: Backward, keeps_input: bool, shifted: bool = False
+    ) -> None:
+        self.walk, self.kind = walk, kind
+        self.shifted = shifted  # whether f(0) may differ from 0
+        self._function, self._keeps_input = function, keeps_input
+        self.x: Tensor | None = None
+        self.y: Tensor
+        self._transpose: Backward | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._keeps_input:
+            self.x = x.detach()
+            self.y, self._transpose = linear_response(self._function, x)
+        else:
+            self.y = self._function(x.detach())
+        return self.y.detach()
+
+    def transpose(self, m: Tensor) -> Tensor:
+        """m f'(x)"""
+        if self._transpose is not None:
+            return self._transpose(m)
+        return torch.ops.aten.threshold_backward(m, self.y, 0)
+
+    def secant(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x, f(x) - f(0) and f'(0), of a function that one number determines."""
+        assert self.x is not None
+        zero = self.x.new_zeros((), requires_grad=True)
+        with torch.enable_grad():
+            offset = self._function(zero)
+            (slope,) = torch.autograd.grad(offset, zero)
+        return self.x, self.y - offset.detach(), slope
+
+    def backward(self, m: Tensor) -> Tensor:
+        rule = self.walk.rules.get(self.kind)
+        return self.transpose(m) if rule is None else rule(self, m)
+
+
+class JointSite:
+    """A product or quotient of tensors that depend on the input.
+
+    shares: which of its operands hand relevance on; the others, reciprocals and divisors, are held
+    constant.
+    """
+
+    def __init__(
+        self, walk: Walk, kind: str, function: Callable[..., Tensor], shares: tuple[bool, ...]
+    ) -> None:
+        self.walk, self.kind, self.shares = walk, kind, shares
+        self._function = function
+        self._leaves: tuple[Tensor, ...]
+        self._edge: Any
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        self._leaves = tuple(operand.detach().requires_grad_() for operand in operands)
+        with torch.enable_grad():
+            response = self._function(*self._leaves)
+        self._edge = get_gradient_edge(response)
+        return response.detach()
+
+    def transpose(self, m: Tensor) -> tuple[Tensor, ...]:
+        """The gradient of every operand."""
+        return tuple(torch.autograd.grad(self._edge, self._leaves, m, retain_graph=True))
+
+    def backward(self, m: Tensor) -> tuple[Tensor | None, ...]:
+        rule = self.walk.rules.get(self.kind)
+        return self.transpose(m) if rule is None else tuple(rule(self, m))
+
+
+class NormSite:
+    """A normalisation by statistics of the input itself."""
+
+    kind = "normalization"
+
+    def __init__(self, walk: Walk, function: Backward, held: Callable[[Tensor], Backward]) -> None:
+        self.walk = walk
+        self._function, self._held = function, held
+        self._x: Tensor
+        self._transpose: Backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x = x.detach()
+        y, self._transpose = linear_response(self._function, self._x)
+        return y
+
+    def spread_held(self, m: Tensor) -> Tensor:
+        """What flows back where 1 / sigma is held constant."""
+        return self._held(self._x)(m)
+
+    def backward(self, m: Tensor) -> Tensor:
+        rule = self.walk.rules.get(self.kind)
+        return self._transpose(m) if rule is None else rule(self, m)

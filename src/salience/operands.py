@@ -1,0 +1,120 @@
+"""Where calls keep their operands, and how linear maps with weights can be rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Slots(NamedTuple):
+    """Where an operation keeps the operands of z = W a + b."""
+
+    names: tuple[str, ...]
+    activation: int
+    weight: int
+    bias: int | None
+
+
+_AFFINE = Slots(("input", "weight", "bias"), 0, 1, 2)
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_PRODUCTS = {
+    "matmul": ("input", "other"), "mm": ("input", "mat2"), "bmm": ("input", "mat2"),
+    "tensordot": ("self", "other"), "mv": ("input", "vec"),
+}  # fmt: skip
+_BINARY = frozenset("mul multiply div divide true_divide dot outer inner".split())
+_OTHERS = {
+    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
+    "rms_norm": ("input", "normalized_shape", "weight", "eps"),
+    "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
+    "pow": ("input", "exponent"), "float_power": ("input", "exponent"),
+}  # fmt: skip
+
+
+def linear_slots(name: str, depends: Callable[[Any], bool], args: Sequence[Any]) -> Slots | None:
+    """Where W, a and b are, if the call is a contraction with weights; args are positional."""
+    if name in _CONVOLUTIONS or name in _TRANSPOSED or name == "linear":
+        weights = args[1:3]
+        return _AFFINE if depends(args[0]) and not any(map(depends, weights)) else None
+    if name in _PRODUCTS:
+        left, right = depends(args[0]), depends(args[1])
+        if left == right:
+            return None
+        return Slots(_PRODUCTS[name], 0 if left else 1, 1 if left else 0, None)
+    if name == "einsum" and len(args) == 3:  # flattened: equation, a, W
+        left, right = depends(args[1]), depends(args[2])
+        return None if left == right else Slots((), 1 if left else 2, 2 if left else 1, None)
+    if name == "addmm" and depends(args[1]) and not (depends(args[0]) or depends(args[2])):
+        return Slots(("input", "mat1", "mat2"), 1, 2, 0)
+    return None
+
+
+def layer_kind(name: str) -> str:
+    """What composites call a linear map of this name."""
+    return "convolution" if name in _CONVOLUTIONS or name in _TRANSPOSED else "dense"
+
+
+def flattened(
+    name: str, func: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """einsum(equation, [a, b]) as a function of (equation, a, b)."""
+    if name != "einsum" or len(args) < 2 or not isinstance(args[1], list | tuple):
+        return func, args
+    return _einsum(func), (args[0], *args[1], *args[2:])
+
+
+def _einsum(func: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda equation, *operands, **options: func(equation, list(operands), **options)
+
+
+def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Move the operands of a linear map from keywords to their positions."""
+    names: tuple[str, ...] = ("input",)
+    if name in _PRODUCTS:
+        names = _PRODUCTS[name]
+    elif name == "addmm":
+        names = ("input", "mat1", "mat2")
+    elif name in _CONVOLUTIONS or name in _TRANSPOSED or name == "linear":
+        names = _AFFINE.names
+    elif name in _BINARY:
+        names = ("input", "other")
+    elif name in _OTHERS:
+        names = _OTHERS[name]
+    rest = dict(kwargs)
+    moved = list(args)
+    for operand in names[len(args) :]:
+        if operand not in rest:
+            break
+        moved.append(rest.pop(operand))
+    return tuple(moved), rest
+
+
+def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> Any:
+    """The scale (C,) of z's channels as a tensor that multiplies the weight; None: cannot."""
+    tail = (1,) * (weight.ndim - 2)
+    if name in _CONVOLUTIONS:
+        return scale.view(-1, 1, *tail)
+    if name in _TRANSPOSED:  # weight (in, out / groups, ...)
+        groups = scale.numel() // weight.shape[1]
+        by_group = scale.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+        return by_group.reshape(weight.shape[0], weight.shape[1], *tail)
+    if ndim != 2 or weight.ndim != 2 or name in ("einsum", "tensordot"):
+        return None
+    if name == "linear":
+        return scale.view(-1, 1)
+    return scale if slots.weight > slots.activation else None
+
+
+def channel_dims(
+    name: str, slots: Slots, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[int, int] | None:
+    """The dimensions of a and W that are summed over, if two maps can be one with more inputs."""
+    if name in _CONVOLUTIONS or name in _TRANSPOSED:
+        place = 6 if name in _CONVOLUTIONS[:3] else 8 if name == "convolution" else 6
+        groups = kwargs.get("groups", args[place] if len(args) > place else 1)
+        return ((1, 0) if name in _TRANSPOSED else (1, 1)) if groups == 1 else None
+    if name == "linear":
+        return (-1, 1)
+    if name not in ("matmul", "mm", "bmm", "addmm"):
+        return None
+    return (-1, -2) if slots.weight > slots.activation and args[slots.weight].ndim > 1 else None

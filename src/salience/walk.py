@@ -1,0 +1,42 @@
+"""The hinge between autograd and the rules: what backward means is looked up when it runs.
+
+A site is one recorded operation that rules may treat. Its forward pass is the user's own function;
+its backward pass asks the tape's `Walk` which rule is active. So one recorded pass serves every
+method, and a method without a rule for a kind of operation gets plain autograd there.
+
+What flows back is the multiplier m; relevance is R = a * m at an activation a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Walk:
+    """What backward means at this moment: the active rules, and the relevance they handed back."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Callable[[Any, Tensor], Tensor]] = {}
+        self.input_rule: Callable[[Any, Tensor], Tensor | None] | None = None
+        self.relevance: list[tuple[int, Tensor]] = []  # at numbered values
+
+    def reset(self) -> None:
+        self.rules, self.input_rule, self.relevance = {}, None, []
+
+
+class Ruled(torch.autograd.Function):
+    """A site in the graph of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, site: Any, *operands: Tensor) -> Tensor:
+        ctx.site = site
+        return site.forward(*operands)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        back = ctx.site.backward(grad_outputs[0])
+        return (None, *back) if isinstance(back, tuple) else (None, back)
