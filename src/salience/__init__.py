@@ -1,5 +1,6 @@
 """Saliency maps of trained networks by every established method, and which of them to believe."""
 
+from salience import adapters
 from salience.attribution import attribution_by_value
 from salience.errors import SalienceError, SalienceWarning
 from salience.explaining import explain
@@ -18,6 +19,7 @@ __all__ = [
     "Tape",
     "Verdict",
     "Verdicts",
+    "adapters",
     "attribution_by_value",
     "explain",
     "methods",
