@@ -38,7 +38,7 @@ def test_a_function_sees_every_layer_and_presets_are_such_functions():
     seen = {}
 
     def by_place(layer):
-        seen[layer.index] = layer
+        seen[layer.number] = layer
         if layer.first:
             return "flat"
         return "plus" if layer.kind == "convolution" else ("epsilon", {"eps": 1e-6})
@@ -68,7 +68,7 @@ def test_a_lone_batch_norm_counts_as_dense():
         ).double().eval()  # fmt: skip
     kinds = {}
     salience.record(net, torch.ones(1, 6).double()).explain(
-        "lrp_composite", target=1, rules=lambda at: kinds.update({at.index: at.kind}) or "epsilon"
+        "lrp_composite", target=1, rules=lambda at: kinds.update({at.number: at.kind}) or "epsilon"
     )
     assert kinds == {0: "dense", 1: "batch_norm", 2: "dense"}
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from salience import ops
-from salience.operands import linear_slots
+from salience.linear import Layer
+from salience.operands import layer_kind, linear_slots
 from salience.trace import Operation, leaves
 
 # kinds whose site reads the first argument alone
@@ -71,3 +72,15 @@ def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Que
         return False
     tensors = leaves((operation.args, operation.kwargs), Tensor)
     return all(is_reciprocal(t) for t in tensors if depends(t))
+
+
+def weight_of(operation: Operation) -> Any:
+    """The weight of a linear map or BatchNorm."""
+    return operation.args[1 if operation.slots is None else operation.slots.weight]
+
+
+def layer_of(operation: Operation, name: str, first: bool, number: int) -> Layer:
+    """Where a linear map stands in the network; name: of its weight."""
+    is_contraction = operation.slots is not None
+    kind = layer_kind(operation.name) if is_contraction else operation.kind
+    return Layer(name, kind, first and is_contraction, number)

@@ -113,7 +113,7 @@ class Layer(NamedTuple):
     name: str  # of its weight in the model, "" where it has none
     kind: str  # "convolution", "dense" or "batch_norm" (one that stands alone)
     first: bool  # an input layer: no other one upstream
-    index: int  # in the order of execution
+    number: int  # in the order of execution
 
 
 class LinearMap:

@@ -69,6 +69,8 @@ def _einsum(func: Callable[..., Any]) -> Callable[..., Any]:
 
 def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """Move the operands of a linear map from keywords to their positions."""
+    if not kwargs:
+        return args, {}
     names: tuple[str, ...] = ("input",)
     if name in _PRODUCTS:
         names = _PRODUCTS[name]

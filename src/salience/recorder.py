@@ -21,27 +21,25 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
-from salience.classify import classify, stays_reciprocal
+from salience.classify import classify, layer_of, stays_reciprocal, weight_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.functional import functional_form, restrided, scattered, under_autocast
 from salience.fused import parts_of
-from salience.linear import Layer, Weights
-from salience.operands import flattened, layer_kind, linear_slots, positional
-from salience.sites import BatchNormSite, LinearSite, join, separate
+from salience.linear import Weights
+from salience.operands import flattened, linear_slots, positional
+from salience.readers import Readers
+from salience.sites import BatchNormSite, LinearSite
 from salience.trace import (
     Operation,
-    Ref,
-    Site,
     Trace,
     leaves,
     make_site,
     run_operation,
     tree_map,
 )  # fmt: skip
+from salience.values import Values
 from salience.walk import Walk
-
-_TAG = "_salience_value"  # on tensors of the pass: (the recorder's token, number of the value)
 
 
 class Recorder(TorchFunctionMode):
@@ -59,12 +57,11 @@ class Recorder(TorchFunctionMode):
         self._ids, self._samples = tokens.Ids(), 0
         self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
-        self.kept: dict[int, Tensor] | None = {} if keep else None  # what a replay starts from
-        self._token = object()
+        self.values = Values(self.trace)
+        self.readers = Readers(self.trace, self.values, keep)
         self._expanding: list[Callable[..., Any]] = []
         self._ungraded: set[int] = set()  # values made under no_grad
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
-        self._consumed: set[int] = set()
         self._contracted: set[int] = set()  # values with a contraction upstream
         self._reciprocals: set[int] = set()  # values that are 1 / b
         self._layers = 0  # linear maps so far
@@ -82,26 +79,11 @@ class Recorder(TorchFunctionMode):
         self._samples = inputs.samples_of(x)
         for key, part in inputs.parts_of(x).items():
             if inputs.per_sample(part) and part.is_floating_point():
-                self.leaves.append(inputs.Leaf(key, self._tag(part), part.requires_grad_()))
+                self.leaves.append(inputs.Leaf(key, self.values.add(part), part.requires_grad_()))
             elif inputs.per_sample(part) and part.dtype != torch.bool:
                 self._ids.mark(part, tokens.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
-
-    def value(self, tensor: Any) -> int | None:
-        """The number of a tensor's value, if the tensor belongs to this pass."""
-        tag = getattr(tensor, _TAG, None)
-        return tag[1] if tag is not None and tag[0] is self._token else None
-
-    def _tag(self, tensor: Tensor) -> int:
-        index = self.trace.new_value()
-        self.trace.shapes[index] = tensor.shape
-        setattr(tensor, _TAG, (self._token, index))
-        return index
-
-    def depends(self, tensor: Any) -> bool:
-        """Whether a tensor (or one in a list of tensors) depends on the input."""
-        return any(self.value(leaf) in self.trace.dependent for leaf in leaves(tensor, Tensor))
 
     def current(self, tensor: Tensor) -> Tensor:
         """What the user's tensor stands for: after writes in place, and without its gradient."""
@@ -124,7 +106,7 @@ class Recorder(TorchFunctionMode):
         self._replaced[id(tensor)] = (tensor, by)
 
     def _parameter(self, tensor: Tensor) -> Tensor:
-        index = self.value(tensor)
+        index = self.values.number(tensor)
         if index is not None:
             if index in self._ungraded and tensor.requires_grad:  # made by a custom Function
                 self._record_opaque(tensor)
@@ -137,16 +119,16 @@ class Recorder(TorchFunctionMode):
 
     def _freeze(self, parameter: Tensor) -> Tensor:
         frozen = self.weights.frozen(parameter)
-        if self.value(frozen) is None:
+        if self.values.number(frozen) is None:
             number = len(self.trace.parameters)
             name = self._names.get(id(parameter), f"parameter_{number}")
-            index = self._tag(frozen)
+            index = self.values.add(frozen)
             self.trace.parameters[index], self.trace.constants[index] = name, frozen
         return frozen
 
     def _record_opaque(self, tensor: Tensor) -> None:
         name = tensor.grad_fn.name() if tensor.grad_fn is not None else "unknown"
-        index = self._tag(tensor)
+        index = self.values.add(tensor)
         operation = Operation(name, "opaque", _cannot_replay, (), {}, (index,), (0,), depends=True)
         self.trace.dependent.add(index)
         self._contracted.add(index)
@@ -182,7 +164,7 @@ class Recorder(TorchFunctionMode):
         ids = self._ids.embedded(name, args, kwargs)
         if ids is not None:
             current_args, current_kwargs = tree_map(self.current, (args, kwargs), Tensor)
-            if not self.depends((current_args, current_kwargs)):
+            if not self.values.depends((current_args, current_kwargs)):
                 return self._embed(func, name, current_args, current_kwargs, ids)
         result = self._call(func, name, args, kwargs)
         written = args[:1] if ops.is_in_place(name) else ()
@@ -203,10 +185,10 @@ class Recorder(TorchFunctionMode):
             raise tokens.out_of_range(ids, error) from None
         if self._given:
             leaf = tokens.as_given(leaf, self._given.pop(0))
-        index = self._tag(tokens.checked(leaf, self._samples))
-        operands = [t for t in leaves((args, kwargs), Tensor) if self.value(t) is not None]
-        self._keep(operands, None)
-        args, kwargs = tree_map(self._ref, (args, kwargs), Tensor)
+        index = self.values.add(tokens.checked(leaf, self._samples))
+        operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
+        self.readers.keep(operands, None)
+        args, kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         operation = Operation(name, "weights", function, args, kwargs, (index,), (0,), depends=True)
         self._register(operation, [])
         self.leaves.append(inputs.Leaf(origin.key, index, leaf, embedded=True))
@@ -219,7 +201,7 @@ class Recorder(TorchFunctionMode):
         """A question about a tensor, which is no part of the computation."""
         if self._replaced:
             args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
-        self.trace.branches |= name in ops.READS and self.depends((args, kwargs))
+        self.trace.branches |= name in ops.READS and self.values.depends((args, kwargs))
         return func(*args, **kwargs)
 
     def _expand(self, func: types.FunctionType, args: Any, kwargs: Any) -> Any:
@@ -237,7 +219,7 @@ class Recorder(TorchFunctionMode):
         handle = args[0] if out is None else out
         current_args, current_kwargs = tree_map(self.current, (args, kwargs), Tensor)
         ours = [*leaves((current_args, current_kwargs), Tensor)]
-        if not any(self.value(t) is not None for t in ours) and not self._is_state(handle):
+        if not any(self.values.number(t) is not None for t in ours) and not self._is_state(handle):
             return func(*current_args, **current_kwargs)  # constants of the model's own making
         if not isinstance(handle, Tensor):
             raise NotImplementedError(f"{name} with several out= tensors cannot be recorded")
@@ -269,7 +251,7 @@ class Recorder(TorchFunctionMode):
         return None if name == "__setitem__" else handle
 
     def _refuse_detached(self, target: Tensor, name: str) -> None:
-        producer = self.trace.producers.get(self.value(target))  # type: ignore[arg-type]
+        producer = self.trace.producers.get(self.values.number(target))  # type: ignore[arg-type]
         if producer is not None and producer.name in ("detach", "data"):
             raise expected(
                 "writes into tensors that autograd sees", f"{name} on a result of {producer.name}",
@@ -290,22 +272,22 @@ class Recorder(TorchFunctionMode):
 
     def _may_overwrite(self, tensor: Tensor) -> bool:
         """Whether only the in-place ReLU reads a value, which no rule needs before it."""
-        index = self.value(tensor)
-        if index is None or index in self._consumed or tensor._is_view():
+        index = self.values.number(tensor)
+        if index is None or self.readers.consumed(index) or tensor._is_view():
             return False
         producer = self.trace.producers.get(index)
         return producer is not None and isinstance(producer.site, LinearSite | BatchNormSite)
 
     def _apply(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Run a pure call on values and put it on the trace."""
-        operands = [t for t in leaves((args, kwargs), Tensor) if self.value(t) is not None]
+        operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         if not operands:
             return func(*args, **kwargs)
-        depends = self.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
+        depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
         parts = parts_of(name, args) if depends else None
-        if parts is not None and linear_slots(name, self.depends, args) is None:
+        if parts is not None and linear_slots(name, self.values.depends, args) is None:
             with self:
                 return parts(*args, **kwargs)
         device = operands[0].device.type
@@ -315,64 +297,43 @@ class Recorder(TorchFunctionMode):
             args = (*args[:3], None, None, *args[5:])  # running statistics are only written
         operation = Operation(name, "weights", func, args, kwargs, (), (), depends)
         if depends:
-            classify(operation, self.depends, self._is_reciprocal)
+            classify(operation, self.values.depends, self._is_reciprocal)
         result = self._run(operation, operands)
         tensors = list(leaves(result, Tensor))
-        picks = tuple(i for i, tensor in enumerate(tensors) if self.value(tensor) is None)
+        picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
         if not picks:  # no tensor, or one of the operands itself
             return result
         operation.picks = picks
-        operation.outputs = tuple(self._tag(tensors[i]) for i in picks)
+        operation.outputs = tuple(self.values.add(tensors[i]) for i in picks)
         if depends and not torch.is_grad_enabled():
             self._ungraded.update(operation.outputs)
         numbers = any(tensors[i].is_floating_point() or tensors[i].is_complex() for i in picks)
         if not numbers and operation.site is None:
             operation.kind = "structural" if depends else operation.kind
-        if depends and stays_reciprocal(operation, self.depends, self._is_reciprocal):
+        if depends and stays_reciprocal(operation, self.values.depends, self._is_reciprocal):
             self._reciprocals.update(operation.outputs)
-        operation.args, operation.kwargs = tree_map(self._ref, (args, kwargs), Tensor)
+        operation.args, operation.kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         self._register(operation, operands)
         return result
 
     def _is_reciprocal(self, tensor: Tensor) -> bool:
-        return self.value(tensor) in self._reciprocals
+        return self.values.number(tensor) in self._reciprocals
 
     def _run(self, operation: Operation, operands: list[Tensor]) -> Any:
-        first = not any(self.value(t) in self._contracted for t in operands)
+        first = not any(self.values.number(t) in self._contracted for t in operands)
         args, kwargs = operation.args, operation.kwargs
         operation.site = make_site(self.walk, self.weights, operation, args, kwargs, first)
         if isinstance(operation.site, LinearSite) and operation.slots is not None:
-            operation.site.source = self.value(args[operation.slots.activation]) or 0
+            operation.site.source = self.values.number(args[operation.slots.activation]) or 0
         if isinstance(operation.site, LinearSite | BatchNormSite):
-            operation.site.layer = self._layer(operation, first)
+            weight = self.values.number(weight_of(operation))
+            name = self.trace.parameters.get(weight, "")  # type: ignore[arg-type]
+            operation.site.layer = layer_of(operation, name, first, self._layers)
+            self._layers += 1
         if operation.depends:
-            self._consume(operands, operation.site)
-        self._keep(operands, operation.site)
+            self.readers.consume(operands, operation.site)
+        self.readers.keep(operands, operation.site)
         return run_operation(operation, operation.site, args, kwargs)
-
-    def _layer(self, operation: Operation, first: bool) -> Layer:
-        """Where a linear map stands in the network."""
-        slots = operation.slots
-        kind = operation.kind if slots is None else layer_kind(operation.name)
-        weight = operation.args[1 if slots is None else slots.weight]
-        name = self.trace.parameters.get(self.value(weight), "")  # type: ignore[arg-type]
-        self._layers += 1
-        return Layer(name, kind, first and slots is not None, self._layers - 1)
-
-    def _keep(self, operands: list[Tensor], reader: Site | None) -> None:
-        """Keep what a replay may find unchanged beside something that changed."""
-        if self.kept is None or (len(operands) < 2 and not isinstance(reader, LinearSite)):
-            return
-        if isinstance(reader, BatchNormSite) and reader.folded:  # replayed with its linear map
-            operands = operands[1:]
-        for tensor in operands:
-            index = self.value(tensor)
-            assert index is not None
-            self.kept[index] = tensor
-
-    def _ref(self, tensor: Tensor) -> Tensor | Ref:
-        index = self.value(tensor)
-        return tensor if index is None else Ref(index)
 
     def _register(self, operation: Operation, operands: list[Tensor]) -> None:
         trace = self.trace
@@ -380,39 +341,17 @@ class Recorder(TorchFunctionMode):
         trace.producers.update(dict.fromkeys(operation.outputs, operation))
         if operation.depends:
             self.trace.dependent.update(operation.outputs)
-            upstream = any(self.value(t) in self._contracted for t in operands)
+            upstream = any(self.values.number(t) in self._contracted for t in operands)
             if upstream or operation.kind == "linear":
                 self._contracted.update(operation.outputs)
-
-    # -- readers ----------------------------------------------------------------------------------
-
-    def _consume(self, operands: list[Tensor], reader: Site | None) -> None:
-        """Note who reads the outputs of linear maps: a BatchNorm alone is folded into the map,
-        a ReLU alone stands for its input. A second reader undoes both."""
-        for tensor in operands:
-            index = self.value(tensor)
-            producer = self.trace.producers.get(index) if index is not None else None
-            if index is None or producer is None:
-                continue
-            site = producer.site
-            if isinstance(site, LinearSite | BatchNormSite):
-                if index not in self._consumed:
-                    join(site, reader)
-                else:
-                    separate(site, tensor.detach())
-                    if self.kept is not None:
-                        self.kept[index] = tensor
-            self._consumed.add(index)
 
     def finish(self, outputs: Any, select: Callable[[Any], Tensor]) -> Tensor:
         """The output that is explained, as a tensor of this pass."""
         output = self.current(select(outputs))
         read = {id(t): t for t in (*map(self.current, leaves(outputs, Tensor)), output)}
-        self._consume([t for t in read.values() if self.value(t) is not None], None)
-        if self.trace.opaque:  # an unseen function may have read anything
-            for operation in self.trace.operations:
-                if isinstance(operation.site, LinearSite | BatchNormSite):
-                    separate(operation.site, None)
+        self.readers.consume([t for t in read.values() if self.values.number(t) is not None], None)
+        if self.trace.opaque:
+            self.readers.separate_all()
         self._replaced.clear()
         return output
 

@@ -232,7 +232,7 @@ def run_pass(
         begin = recorder.start(x)
         outputs = _outputs(model, begin, recorder)
         output = recorder.finish(outputs, lambda outputs: targets.select_output(outputs, part))
-    recorder.trace.output = recorder.value(output)
+    recorder.trace.output = recorder.values.number(output)
 
     module = model if isinstance(model, nn.Module) else None
     state = [*module.parameters(), *module.buffers()] if module else []
@@ -249,7 +249,7 @@ def run_pass(
         other, embedded = inputs.at_leaves(held, ends[0], values)
         return run_pass(model, other, part, shared, embedded=embedded)
 
-    return Tape(held, ends, recorder.trace, recorder.walk, again, recorder.kept)
+    return Tape(held, ends, recorder.trace, recorder.walk, again, recorder.readers.kept)
 
 
 def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:

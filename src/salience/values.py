@@ -1,0 +1,39 @@
+"""Which tensors belong to a pass: each is a numbered value of its trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from salience.trace import Ref, Trace, leaves
+
+_TAG = "_salience_value"  # on tensors of the pass: (the pass's token, number of the value)
+
+
+class Values:
+    """The values of one pass."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace, self._token = trace, object()
+
+    def number(self, tensor: Any) -> int | None:
+        """The number of a tensor's value, if the tensor belongs to this pass."""
+        tag = getattr(tensor, _TAG, None)
+        return tag[1] if tag is not None and tag[0] is self._token else None
+
+    def add(self, tensor: Tensor) -> int:
+        """A new value, the tensor's."""
+        number = self._trace.new_value()
+        self._trace.shapes[number] = tensor.shape
+        setattr(tensor, _TAG, (self._token, number))
+        return number
+
+    def ref(self, tensor: Tensor) -> Tensor | Ref:
+        """What stands for a tensor in a recorded call."""
+        number = self.number(tensor)
+        return tensor if number is None else Ref(number)
+
+    def depends(self, tensor: Any) -> bool:
+        """Whether a tensor (or one in a list of tensors) depends on the input."""
+        return any(self.number(leaf) in self._trace.dependent for leaf in leaves(tensor, Tensor))
