@@ -225,15 +225,3 @@ def test_a_users_input_rule_sees_a_folded_batch_norm_once():
     )
     tape = salience.record(Model(lambda p, x: tail(p, p.bn(p.conv1(x)))), images())
     close(tape.explain(flat, target=1), tape.explain("input_x_gradient", target=1))
-
-
-# Open bugs: test -> why. A test that begins to pass fails here: take its line out.
-KNOWN: dict[str, str] = {
-    "test_a_write_under_no_grad_leaves_the_gradient_as_autograd_does": "it cuts the gradient",
-}
-
-
-@pytest.fixture(autouse=True)
-def known_bug(request: pytest.FixtureRequest) -> None:
-    if reason := KNOWN.get(request.node.name):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))

