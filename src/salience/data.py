@@ -23,6 +23,7 @@ def load_inputs(
     paths: Sequence[str | Path],
     *,
     channels: int = 3,
+    channels_last: bool = False,
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -30,7 +31,7 @@ def load_inputs(
     """Inputs (B, ...) from one array file, or (B, channels, H, W) from images, and their names.
 
     paths      one of FILE.npy, FILE.npz, FILE.npz:key, FILE.pt; or images and folders of images
-    channels   of images: 3 (RGB) or 1 (grey)
+    channels   of images: 3 (RGB) or 1 (grey), second or, with channels_last, last
     size       images: shorter side resized to it, then the central square, in pixels
     mean, std  images: pixel values, scaled to [0, 1], become (value - mean) / std; one number or
                one for each channel
@@ -49,7 +50,9 @@ def load_inputs(
         x = _floating(_read_array(*array), array[0])
         return x, [str(i) for i in range(len(x))]
     files = [file for path in paths for file in _image_files(Path(path))]
-    return _read_images(files, channels, size, mean, std), [file.name for file in files]
+    x = _read_images(files, channels, size, mean, std)
+    x = x.permute(0, 2, 3, 1).contiguous() if channels_last else x
+    return x, [file.name for file in files]
 
 
 def _array_file(path: str) -> tuple[Path, str | None] | None:

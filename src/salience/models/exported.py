@@ -1,0 +1,209 @@
+"""Files of torch.export.save (.pt2), read as data."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salience.errors import SalienceError, expected
+from salience.models.described import FileModel
+from salience.models.program import DTYPES, Program, calls_of, names_of, unsupported
+
+_SCHEMA = 8  # torch 2.8 and later
+_MOST = 2**25  # bytes of a description
+
+
+def load_exported(file: Path) -> nn.Module:
+    """The network of a torch.export file, whose layers have their names in the model saved.
+
+    Errors: SalienceError for a file that is broken, of another format, with pickled parts that the
+    network needs, exported in training mode or with operators that are not torch's own.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _network(_Archive(archive, file), file)
+    except SalienceError:
+        raise
+    except (
+        zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+        IndexError, RuntimeError, RecursionError, NotImplementedError, MemoryError, AssertionError,
+    ) as error:  # fmt: skip
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise expected(
+            "a file of torch.export.save", f"{file}, broken: {why}", "Save it again."
+        ) from None
+
+
+class _Archive:
+    """The records of a file, which together are not larger than the file."""
+
+    def __init__(self, archive: zipfile.ZipFile, file: Path) -> None:
+        items = archive.infolist()
+        self._archive = archive
+        names = [item.filename for item in items]
+        models = [name for name in names if "/models/" in f"/{name}" and name.endswith(".json")]
+        if not models:
+            raise ValueError(_why_no_model(names))
+        chosen = [name for name in models if name.endswith("models/model.json")] or models
+        if sum(item.file_size for item in items) > file.stat().st_size:  # torch compresses nothing
+            raise ValueError("its records unpack to more than the file")
+        if len(chosen) > 1:
+            raise ValueError("it holds several networks; save one of them alone")
+        self.root, _, self.model = chosen[0].rpartition("models/")
+        self.names = set(names)
+
+    def read(self, name: str) -> bytes:
+        return self._archive.read(self.root + name)
+
+    def describe(self, name: str) -> Any:
+        if self._archive.getinfo(self.root + name).file_size > _MOST:
+            raise ValueError(f"{name} is too large")
+        return json.loads(self.read(name))
+
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """Name -> tensor, from the folder of the weights or of the constants."""
+        stem = self.model.removesuffix(".json")
+        config = self.describe(f"data/{kind}/{stem}_{kind}_config.json")["config"]
+        flat: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
+        for name, item in config.items():
+            if item["use_pickle"]:
+                raise expected(
+                    "a file of tensors and operators", f"a pickled object for {name}, which can "
+                    "run any code when it is read and is refused",
+                    "Export the network without objects other than tensors.",
+                )  # fmt: skip
+            path = f"data/{kind}/{item['path_name']}"
+            if path not in flat:
+                flat[path] = _flat(self.read(path), item["tensor_meta"])
+            tensor = _strided(flat[path], item["tensor_meta"])
+            found[name] = nn.Parameter(tensor) if item["is_param"] else tensor
+        return found
+
+
+def _why_no_model(names: list[str]) -> str:
+    if any(name.endswith("serialized_exported_program.json") for name in names):
+        return "it was saved by a torch before 2.8; load and save it by a newer one"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "it is a TorchScript archive, which runs outside of Python"
+    if any("/aotinductor/" in name for name in names):
+        return "it holds compiled code (AOTInductor) and no graph"
+    return "it holds no exported program"
+
+
+def _flat(data: bytes, meta: Mapping[str, Any]) -> Tensor:
+    dtype = DTYPES[meta["dtype"]]
+    if dtype is None or len(data) % dtype.itemsize:
+        raise ValueError("a tensor of another type than it tells")
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def _strided(flat: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    sizes, strides = ([int(i["as_int"]) for i in meta[key]] for key in ("sizes", "strides"))
+    if math.prod(sizes) > flat.numel() or min(sizes, default=0) < 0:
+        raise ValueError("a tensor is larger than its record")
+    return torch.as_strided(flat, sizes, strides, int(meta["storage_offset"]["as_int"]))
+
+
+def _network(archive: _Archive, file: Path) -> nn.Module:
+    if f"{archive.root}byteorder" in archive.names and archive.read("byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
+    program = archive.describe(f"models/{archive.model}")
+    if program["schema_version"]["major"] != _SCHEMA:
+        raise ValueError(f"its schema is {program['schema_version']['major']}, not {_SCHEMA}")
+    module = program["graph_module"]
+    graph, signature = module["graph"], module["signature"]
+    calls_of(graph, [])  # refuse what would not run, before weights are read
+    tensors = archive.tensors("weights") | archive.tensors("constants")
+    x_name, state = _inputs(signature["input_specs"])
+    outputs = _outputs(signature["output_specs"])
+    missing = [name for name in state.values() if name not in tensors]
+    if missing:
+        raise ValueError(f"{missing[0]} has no values")
+    graph = {**graph, "nodes": _silu_whole(graph["nodes"], outputs)}
+    own = {name: tensors[name] for name in dict.fromkeys(state.values())}
+    keys = _keys(module["module_call_graph"], len(outputs))
+    network = Program(graph, x_name, state, own, outputs, keys)
+    return FileModel(network.eval(), _shape(graph["tensor_values"][x_name]))
+
+
+def _silu_whole(nodes: list[dict[str, Any]], outputs: list[str]) -> list[dict[str, Any]]:
+    """The calls with x sigmoid(x) as SiLU, which a decomposed program has in two pieces.
+
+    Rules are about the whole: the product of the pieces would be taken for a gate.
+    """
+    reads = [names_of([item["arg"] for item in node["inputs"]]) for node in nodes]
+    readers = Counter(outputs)
+    for names in reads:
+        readers.update(names)
+    gates: dict[str, tuple[int, str]] = {}  # value -> the call that makes it, and of what
+    for number, node in enumerate(nodes):
+        if node["target"] == "torch.ops.aten.sigmoid.default" and len(reads[number]) == 1:
+            (x,) = reads[number]
+            gates[node["outputs"][0]["as_tensor"]["name"]] = number, x
+    whole = list(nodes)
+    for number, node in enumerate(nodes):
+        gate = next((name for name in reads[number] if name in gates and readers[name] == 1), None)
+        if gate is None or node["target"] != "torch.ops.aten.mul.Tensor":
+            continue
+        made, x = gates[gate]
+        if reads[number] == {x, gate}:
+            inputs = nodes[made]["inputs"]
+            whole[number] = {**node, "target": "torch.ops.aten.silu.default", "inputs": inputs}
+            whole[made] = {}
+    return [node for node in whole if node]
+
+
+def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:
+    """The graph's name of the one input; the graph's names of parameters and buffers."""
+    x_names: list[str] = []
+    state: dict[str, str] = {}
+    for spec in specs:
+        ((kind, held),) = spec.items()
+        if kind == "user_input":
+            if "as_tensor" not in held["arg"]:
+                raise unsupported("an input that is no tensor")
+            x_names.append(held["arg"]["as_tensor"]["name"])
+        elif kind in ("parameter", "buffer", "tensor_constant"):
+            name = held[f"{kind}_name"]
+            state[held["arg"]["name"]] = str(name)
+        elif kind != "constant_input":
+            raise unsupported(kind)
+    if len(x_names) != 1:
+        raise expected(
+            "a network of one input", f"one of {len(x_names)} ({', '.join(map(str, x_names))})",
+            "Export a module that takes the image alone and fills in the others.",
+        )  # fmt: skip
+    return x_names[0], state
+
+
+def _outputs(specs: list[dict[str, Any]]) -> list[str]:
+    """The graph's names of what the network returns, writes into buffers left out."""
+    found = [spec["user_output"]["arg"] for spec in specs if "user_output" in spec]
+    names = [arg["as_tensor"]["name"] for arg in found if "as_tensor" in arg]
+    if not names:
+        raise unsupported("no tensor among its outputs")
+    return names
+
+
+def _keys(calls: list[dict[str, Any]], count: int) -> list[str] | None:
+    """The names of the outputs, if the network returns a plain dict of tensors."""
+    top = next((call["signature"] for call in calls if call["fqn"] == ""), None)
+    spec = json.loads(top["out_spec"])[1] if top else {}
+    if spec.get("type") != "builtins.dict" or any(c["type"] for c in spec["children_spec"]):
+        return None
+    keys = json.loads(spec["context"])
+    return [str(key) for key in keys] if len(keys) == count else None
+
+
+def _shape(meta: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The input's shape; None where any size will do."""
+    return tuple(size.get("as_int") for size in meta["sizes"])

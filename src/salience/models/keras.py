@@ -1,0 +1,195 @@
+"""Files of Keras 3 (.keras) on its torch backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from salience.errors import SalienceError, expected
+from salience.models.described import FileModel
+from salience.models.keras_layers import use_torch_operations
+from salience.models.optional import need
+from salience.models.program import register
+
+_INSTALL = "pip install 'salience[keras]'"
+_MODULES = re.compile(
+    r"keras|keras(\.src)?\.(layers|models|initializers|regularizers|constraints|activations|ops|"
+    r"dtype_policies|optimizers|losses|metrics)(\.\w+)*"
+)
+_RUN_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
+_LARGEST = 20  # times the file's size, unpacked
+
+
+class KerasNetwork(nn.Module):
+    """Runs a Keras model in inference; its variables are parameters and buffers by their paths."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.trainable = True  # also what was frozen while it was trained has been learned
+        learned = {id(variable) for variable in model.trainable_variables}
+        self._call: Callable[..., Any] = partial(model, training=False)  # no layer of this module
+        self._places: dict[str, Any] = {}
+        for number, variable in enumerate(model.variables):
+            name = re.sub(r"[^\w.]", "_", variable.path.replace(".", "_").replace("/", "."))
+            value = variable.value
+            tensor = value if id(variable) in learned else value.detach()
+            try:
+                register(self, name, tensor)
+            except (KeyError, AttributeError, TypeError):  # taken, or a name that modules need
+                name = f"variable_{number}"
+                register(self, name, tensor)
+            self._places[name] = variable
+        self._tie()
+
+    def forward(self, x: Tensor) -> Any:
+        import keras
+
+        with keras.device(str(x.device)):
+            return self._call(x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KerasNetwork:
+        super()._apply(fn, recurse)
+        self._tie()
+        return self
+
+    def _tie(self) -> None:
+        """Let the variables of Keras be the tensors that are registered here."""
+        for name, variable in self._places.items():
+            path, _, last = name.rpartition(".")
+            variable._value = getattr(self.get_submodule(path), last)
+
+
+def load_keras(file: Path) -> nn.Module:
+    """The network of a .keras file, in inference; images come as (B, H, W, C).
+
+    Errors: SalienceError where Keras is not installed or runs on another backend, for a file that
+    is broken, and for layers that are not Keras's own or hold Python code.
+    """
+    _check_backend()
+    try:
+        _check(file)
+        keras = _import_keras(file)
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        return _network(keras, model)
+    except SalienceError:
+        raise
+    except Exception as error:  # Keras raises whatever its layers raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise expected("a file of Keras 3", f"{file}, broken: {why}", "Save it again.") from None
+
+
+def _check_backend() -> None:
+    loaded = sys.modules.get("keras")
+    if loaded is not None and hasattr(loaded, "backend") and loaded.backend.backend() != "torch":
+        raise expected(
+            "Keras on its torch backend", f"Keras imported with {loaded.backend.backend()}",
+            "Set KERAS_BACKEND=torch before keras is imported for the first time.",
+        )  # fmt: skip
+
+
+def _import_keras(file: Path) -> Any:
+    if "keras" not in sys.modules and importlib.util.find_spec("keras") is not None:
+        before = os.environ.get("KERAS_BACKEND")
+        os.environ["KERAS_BACKEND"] = "torch"  # read once, at the import
+        try:
+            return need("keras", file.name, _INSTALL)
+        finally:
+            if before is None:
+                del os.environ["KERAS_BACKEND"]
+            else:
+                os.environ["KERAS_BACKEND"] = before
+    return need("keras", file.name, _INSTALL)
+
+
+def _network(keras: Any, model: Any) -> nn.Module:
+    inputs = model.inputs or []
+    if len(inputs) != 1:
+        raise expected("a network of one input", f"one of {len(inputs)}",
+                       "Make a Keras model that takes the image alone.")  # fmt: skip
+    use_torch_operations(keras, model)
+    layers = model._flatten_layers()
+    form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
+    return FileModel(
+        KerasNetwork(model).eval(), inputs[0].shape, channels_last=form != "channels_first"
+    )
+
+
+def _check(file: Path) -> None:
+    """Refuse a file with anything but a plain description of Keras's layers and their weights."""
+    need("h5py", file.name, _INSTALL)
+    with zipfile.ZipFile(file) as archive:
+        items = archive.infolist()
+        if sum(item.file_size for item in items) > _LARGEST * file.stat().st_size:
+            raise ValueError(f"it unpacks to more than {_LARGEST} times its size")
+        names = {item.filename for item in items}
+        strange = sorted(names - {"metadata.json", "config.json", "model.weights.h5"})
+        if strange:
+            raise expected("a .keras file of description and weights", f"{strange[0]!r} in {file}",
+                           "Save a model of layers alone, without lookup tables.")  # fmt: skip
+        config = json.loads(archive.read("config.json"))
+        for node in _dicts(config):
+            _check_class(node)
+        with archive.open("model.weights.h5") as stream:
+            _check_weights(stream, _LARGEST * file.stat().st_size)
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _dicts(item)
+
+
+def _check_class(node: dict[str, Any]) -> None:
+    kind, module = node.get("class_name"), node.get("module")
+    registered = node.get("registered_name")
+    if kind is None and module is None and registered is None:
+        return
+    if kind in _RUN_CODE:
+        raise expected(
+            "layers without Python code", f"a {kind}",
+            "Code in files is not run: write it as a layer, and give 'file.py:factory' as MODEL.",
+        )  # fmt: skip
+    plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
+    own = isinstance(module, str) and _MODULES.fullmatch(module)
+    custom = isinstance(registered, str) and registered not in (kind, "")
+    if custom or not (own or (module is None and plain)):
+        raise expected(
+            "layers of Keras itself", f"{module}.{kind} ({registered or 'not registered'})",
+            "A file cannot bring its own classes: give 'file.py:factory' as MODEL, a function that "
+            "imports them and loads the model.",
+        )  # fmt: skip
+
+
+def _check_weights(stream: Any, largest: int) -> None:
+    """Refuse weights that lie outside of the file, or unpack to more than they should."""
+    import h5py
+
+    total = 0
+    with h5py.File(stream, "r") as file:
+        groups: list[Any] = [file]
+        while groups:
+            group = groups.pop()
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise ValueError(f"{name} is a link to elsewhere")
+                item: Any = group[name]
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                elif item.external or item.is_virtual:
+                    raise ValueError(f"{name} is kept in another file")
+                else:
+                    total += item.size * item.dtype.itemsize
+            if total > largest or len(groups) > 10**5:
+                raise ValueError("its weights unpack to more than they should")

@@ -1,0 +1,133 @@
+"""The graph of an ONNX file as a module that runs it call by call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from salience.errors import expected
+from salience.models.onnx_operators import OPERATORS, Operator
+from salience.models.onnx_patterns import whole_operations
+from salience.models.program import register
+
+DOMAINS = ("", "ai.onnx")
+_NO_WEIGHTS = ("Resize", "Upsample", "Pad", "Clip", "Cast")  # their operands are settings
+
+
+class Node(NamedTuple):
+    """One call of the graph."""
+
+    name: str
+    run: Operator
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    done: tuple[str, ...]  # values that no later call reads
+
+
+class OnnxGraph(nn.Module):
+    """Runs the calls of an ONNX graph; weights are parameters under their names in the file."""
+
+    def __init__(self, graph: Any, x_name: str, opset: int, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._x_name, self._opset = x_name, opset
+        self._outputs = [output.name for output in graph.output]
+        self._nodes = _nodes(graph, set(self._outputs))
+        self._places = {}  # name in the file -> name here
+        weights = _weights(graph, values)
+        for number, (name, value) in enumerate(values.items()):
+            tensor = nn.Parameter(value) if name in weights else value
+            self._places[name] = _add(self, name, number, tensor)
+
+    def forward(self, x: Tensor) -> Any:
+        values: dict[str, Any] = {"": None, self._x_name: x}
+        for name, place in self._places.items():
+            path, _, last = place.rpartition(".")
+            values[name] = getattr(self.get_submodule(path), last)
+        for node in self._nodes:
+            given = [values[name] for name in node.inputs]
+            attributes = {
+                key: value.to(x.device) if isinstance(value, Tensor) else value
+                for key, value in node.attributes.items()
+            }
+            try:
+                result = node.run(given, attributes, self._opset)
+            except NotImplementedError as error:
+                raise expected(
+                    "ONNX operators that torch has", f"{error} ({node.name})",
+                    "Save the network in another form, for example by torch.export.",
+                ) from None  # fmt: skip
+            results = result if isinstance(result, tuple) else (result,)
+            values.update(zip(node.outputs, results, strict=False))
+            for name in node.done:
+                del values[name]
+        if len(self._outputs) == 1:
+            return values[self._outputs[0]]
+        return {name: values[name] for name in self._outputs}
+
+
+def _nodes(graph: Any, alive: set[str]) -> list[Node]:
+    """The calls in order, constants among them."""
+    from onnx import helper, numpy_helper
+
+    nodes: list[Node] = []
+    alive = {*alive, ""}
+    whole = whole_operations(graph, alive)
+    for number, node in reversed(list(enumerate(graph.node))):
+        pattern = whole.get(number, ())
+        if pattern is None:
+            continue
+        attributes: dict[str, Any] = {}
+        for item in node.attribute:
+            held = helper.get_attribute_value(item)
+            if hasattr(held, "raw_data"):
+                held = torch.from_numpy(np.array(numpy_helper.to_array(held)))
+            attributes[item.name] = held.decode() if isinstance(held, bytes) else held
+        run = OPERATORS.get(node.op_type, _constant)
+        inputs = tuple(node.input)
+        if pattern:
+            run, inputs = pattern
+        done = tuple(sorted(set(inputs) - alive))
+        alive |= set(inputs)
+        if node.op_type == "Split":
+            attributes["count"] = len(node.output)
+        name = node.name or f"{node.op_type} {number}"
+        nodes.append(Node(name, run, inputs, tuple(node.output), attributes, done))
+    return nodes[::-1]
+
+
+def _constant(given: Any, attributes: Mapping[str, Any], opset: int) -> Tensor:
+    ((name, value),) = attributes.items()
+    if name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        raise NotImplementedError(f"Constant with {name}")
+    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+
+
+def _weights(graph: Any, values: Mapping[str, Tensor]) -> set[str]:
+    """The initializers that were learned: floating-point, and no settings or statistics."""
+    fixed = {
+        name for node in graph.node
+        for place, name in enumerate(node.input)
+        if node.op_type in _NO_WEIGHTS or (node.op_type == "BatchNormalization" and place > 2)
+    }  # fmt: skip
+    return {
+        name for name, value in values.items()
+        if value.is_floating_point() and value.numel() > 1 and name not in fixed
+    }  # fmt: skip
+
+
+def _add(network: nn.Module, name: str, number: int, tensor: Tensor) -> str:
+    """Register a tensor under a name like its own; returns that name."""
+    parts = [re.sub(r"\W", "_", p, flags=re.ASCII) for p in re.split(r"[./]", name)]
+    place = ".".join(part for part in parts if part) or f"tensor_{number}"
+    try:
+        register(network, place, tensor)
+    except (KeyError, AttributeError, TypeError):  # taken, or a name that modules need
+        place = f"tensor_{number}"
+        register(network, place, tensor)
+    return place

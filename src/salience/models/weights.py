@@ -1,0 +1,127 @@
+"""Files of weights, and torch files of tensors; nothing is unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salience.errors import SalienceError, expected
+
+
+def load_weights(model: nn.Module, file: str | Path) -> None:
+    """Load a file of weights into a model; all names and shapes must fit.
+
+    Errors: SalienceError for a file that is not there, holds more than tensors or does not fit.
+    """
+    given = _state(Path(file))
+    own = model.state_dict()
+    same = {tensor.data_ptr() for name, tensor in own.items() if name in given}
+    missing = [n for n, t in own.items() if n not in given and t.data_ptr() not in same]
+    alien = [n for n in given if n not in own]
+    shapes = [
+        f"{n} {tuple(given[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own if n in given and given[n].shape != own[n].shape
+    ]  # fmt: skip
+    problems = [
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (("missing", missing), ("unexpected", alien), ("misshapen", shapes))
+        if names
+    ]
+    if problems:
+        raise expected(
+            f"weights for the {len(own)} tensors of {type(model).__name__}",
+            f"{file} with {'; '.join(problems)}",
+            "Check that the file belongs to this network and its options.",
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise expected("a file of weights", f"{file}, which is not there", "Check the path.")
+    if file.suffix == ".safetensors":
+        state = _read_safetensors(file)
+    elif file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        state = read_torch(file, "torch.save(model.state_dict(), FILE)")
+    else:
+        raise expected("weights in .safetensors, .pt or .pth", f"{file}", "Convert the file.")
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
+    if not tensors or not state:
+        kind = f"{type(state).__name__} with {_some([str(k) for k in state])}" if isinstance(
+            state, Mapping) else type(state).__name__  # fmt: skip
+        raise expected(
+            "a state dict (name -> tensor), alone or below 'state_dict' or 'model'",
+            f"{file} with a {kind}", "Save it by torch.save(model.state_dict(), FILE).",
+        )  # fmt: skip
+    return dict(state)
+
+
+def _read_safetensors(file: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise expected("a safetensors file", f"{file}, broken: {error}", "Save it again.") from None
+
+
+def read_torch(file: Path, save: str) -> Any:
+    """What a torch file holds, if that is tensors and plain containers alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles, which are refused
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        got = f"pickled Python objects ({found[1]})" if found else "something else or broken"
+        raise expected(
+            "a torch file of tensors alone",
+            f"{file}, {got}; objects can run any code when they are read and are refused",
+            f"Save it again by {save}.",
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        cure = f"Save it again by {save}."
+        raise expected("a torch file", f"{file}, broken: {why}", cure) from None
+
+
+def refuse_torch_model(file: Path, export: str) -> SalienceError:
+    """Why a file of torch.save or torch.jit.save is no model here, and the way out."""
+    cure = (
+        f"Where the network's code is, save it by {export}, or give 'file.py:factory' as MODEL and "
+        "a file of its state dict as --weights."
+    )
+    if _is_torchscript(file):
+        return expected(
+            "a model whose operations can be seen",
+            f"{file}, a TorchScript archive: it runs outside of Python, where no rule can reach "
+            "it, and torch has given TorchScript up", cure,
+        )  # fmt: skip
+    return expected(
+        "a model", f"{file}, of torch.save: weights without their network, or a pickled network, "
+        "which can run any code when it is read and is refused", cure,
+    )  # fmt: skip
+
+
+def _is_torchscript(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False

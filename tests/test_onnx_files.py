@@ -1,0 +1,137 @@
+"""The same network as an ONNX file explains to the same maps; the operators one by one."""
+
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from file_nets import Attention, Residual, assert_same_maps, export_onnx, images, make
+from torch import nn
+
+import salience
+from salience.models import image_layout, load_model
+
+pytest.importorskip("onnx")
+
+KINDS = (Residual, Attention)
+# The exporter folds BatchNorm into the convolutions in float32, and alpha-beta divides by sums of
+# positive parts that may be small; in float64 the maps are the same to 1e-9.
+FOLDED = 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["new", "old", "opset 17"])
+def test_onnx(tmp_path, kind, form):
+    net, x = make(kind, torch.float64), images(dtype=torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", form, x)))
+    assert_same_maps(net, loaded, x)
+    assert image_layout(loaded) == (3, False)
+
+
+def test_onnx_in_single_precision(tmp_path):
+    net, x = make(), images()
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "old", x)))
+    assert_same_maps(net, loaded, x, rtol=FOLDED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fixed_batch_runs_other_batches_part_by_part(tmp_path, kind):
+    net, x = make(kind, torch.float64), images(4, torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "fixed", x[:2])))
+    assert_same_maps(net, loaded, x)
+    for count in (1, 2, 3):
+        assert_same_maps(net, loaded, x[:count])
+
+
+def test_stages_and_an_untouched_network(tmp_path):
+    net, x = make(), images()
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "old", x)))
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    study = salience.randomization_test(loaded, x, ["gradient"], 1, repeats=1)
+    assert len(study["stage"]) == 4
+    after = loaded.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(module.training for module in loaded.modules())
+
+
+class Several(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)), 2 * x.sum((2, 3))
+
+
+def test_several_outputs(tmp_path):
+    x = images()
+    outputs = load_model(str(export_onnx(Several(), tmp_path / "net.onnx", "old", x)))(x)
+    first, second = outputs.values()
+    torch.testing.assert_close(first, x.mean((2, 3)))
+    torch.testing.assert_close(second, 2 * x.sum((2, 3)))
+
+
+# -- operators: the vectors that ONNX itself tests with -------------------------------------------
+
+MODULES = """
+abs add argmax averagepool batch_normalization cast ceil celu clip concat constant constantofshape
+conv convtranspose cumsum depthtospace div dropout einsum elu equal erf exp expand flatten floor
+gather gatherelements gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
+groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
+leakyrelu less less_or_equal log logsoftmax lrn matmul max maxpool mean min mish mul neg pad pow
+prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
+reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round selu shape sigmoid
+sign size slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh tile
+transpose trilu unsqueeze upsample where
+""".split()
+# Cases of training, of a second output that is left out, and of empty or absent values.
+LEFT_OUT = ("training", "_mask", "argmax_2d", "identity_opt", "identity_sequence", "empty_set")
+
+
+def outputs_of(case):
+    """The outputs of a case by our operators, and as ONNX has them; None: not for tensors."""
+    from salience.models.onnx_graph import DOMAINS, _nodes
+    from salience.models.onnx_operators import OPERATORS
+
+    graph = case.model.graph
+    known = {node.op_type for node in graph.node} <= OPERATORS.keys() | {"Constant"}
+    if not known or any(node.domain for node in graph.node):
+        return None
+    opset = next(o.version for o in case.model.opset_import if o.domain in DOMAINS)
+    given, wanted = case.data_sets[0]
+    try:
+        arrays = zip(graph.input, given, strict=True)
+        values = {item.name: torch.from_numpy(np.array(array)) for item, array in arrays}
+    except (TypeError, ValueError):  # text, sequences, float8
+        return None
+    values[""] = None
+    for node in _nodes(graph, {output.name for output in graph.output}):
+        result = node.run([values[name] for name in node.inputs], node.attributes, opset)
+        results = result if isinstance(result, tuple) else (result,)
+        values.update(zip(node.outputs, results, strict=False))
+    return [(values[o.name], w) for o, w in zip(graph.output, wanted, strict=True)
+            if o.name in values]  # fmt: skip
+
+
+def test_operators_against_the_vectors_of_onnx():
+    """Every case either gives what ONNX says or is refused in words; none is silently wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in MODULES:
+            importlib.import_module(f"onnx.backend.test.case.node.{module}")
+    cases = importlib.import_module("onnx.backend.test.case.node")._NodeTestCases
+    right, refused = 0, 0
+    for case in cases:
+        if any(part in case.name for part in LEFT_OUT):
+            continue
+        try:
+            pairs = outputs_of(case)
+        except NotImplementedError:
+            refused += 1
+            continue
+        for found, wanted in pairs or ():
+            assert tuple(found.shape) == wanted.shape, case.name
+            np.testing.assert_allclose(
+                found.numpy().astype(float), wanted.astype(float), rtol=1e-3, atol=1e-4,
+                err_msg=case.name,
+            )  # fmt: skip
+        right += pairs is not None
+    assert right > 650
+    assert refused < 120  # unsigned integers, and rare settings of Resize and pooling
