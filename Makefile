@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo lensing imagenet test lint bench clean
+.PHONY: install demo lensing imagenet test lint bench zoo clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt requirements-demo.txt
+$(VENV)/installed: pyproject.toml constraints.txt requirements-demo.txt requirements-test.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,lensing]'
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-demo.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-demo.txt -r requirements-test.txt
 	touch $@
 
 demo: install
@@ -38,6 +38,10 @@ bench: install
 	$(BIN)/python -m pytest -q -m bench tests
 	$(BIN)/python benchmarks/methods.py --out benchmarks/results
 	$(BIN)/python benchmarks/randomization.py --out benchmarks/results
+
+zoo: install
+	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
+	cd benchmarks && ../$(BIN)/python -m zoo
 
 clean:
 	rm -rf $(VENV) out examples/weak_lensing/.cache .pytest_cache .ruff_cache

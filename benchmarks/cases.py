@@ -35,6 +35,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "lrp_epsilon": ("lrp_epsilon", {"eps": EPS}),
     "lrp_alpha1_beta0": ("lrp_alpha_beta", {"alpha": 1.0, "beta": 0.0}),
     "lrp_alpha2_beta1": ("lrp_alpha_beta", {"alpha": 2.0, "beta": 1.0}),
+    "lrp_gamma": ("lrp_gamma", {}),
+    "lrp_composite": ("lrp_composite", {}),
     "excitation_backprop": ("excitation_backprop", {}),
     "deep_taylor": ("deep_taylor", {}),
 }
@@ -47,6 +49,8 @@ BUDGETS: dict[str, tuple[float, float]] = {
     "excitation_backprop": (1.8, 1.5),
     "deep_taylor": (1.8, 1.5),
     "lrp_alpha2_beta1": (2.4, 2.0),
+    "lrp_gamma": (2.4, 2.0),
+    "lrp_composite": (1.8, 1.5),
 }
 TOGETHER_BUDGET = 0.6  # of the sum of the parts
 MEMORY_BUDGET = 1.5  # of the gradient's peak
@@ -126,7 +130,7 @@ def _captum(make: Callable[[nn.Module], Maps], model: nn.Module, x: Tensor, clas
     yield maps
 
 
-def _captum_attribution(name: str, **options: Any) -> Callable[[nn.Module], Any]:
+def captum_attribution(name: str, **options: Any) -> Callable[[nn.Module], Any]:
     def make(model: nn.Module) -> Any:
         from captum import attr  # type: ignore[import-not-found]
 
@@ -135,7 +139,7 @@ def _captum_attribution(name: str, **options: Any) -> Callable[[nn.Module], Any]
     return make
 
 
-def _captum_lrp(rule: str, **options: Any) -> Callable[[nn.Module], Any]:
+def captum_lrp(rule: str, **options: Any) -> Callable[[nn.Module], Any]:
     """LRP with one rule for all linear maps; captum forgets rules after every call."""
 
     def make(model: nn.Module) -> Any:
@@ -155,7 +159,7 @@ def _captum_lrp(rule: str, **options: Any) -> Callable[[nn.Module], Any]:
 
 @contextmanager
 def _zennit(
-    make: Callable[[], tuple[list[Any], list[Any]]], start: str,
+    make: Callable[[], tuple[list[Any], list[Any]]], start: str, canonise: bool,
     model: nn.Module, x: Tensor, classes: Tensor,
 ) -> Iterator[Maps]:  # fmt: skip
     """make() -> (layer map, first layer's map); start: "1", or "value" of the target."""
@@ -168,9 +172,8 @@ def _zennit(
 
     residual = type(model).__name__ == "ResNet"
     layers, first = make()
-    composite = SpecialFirstLayerMapComposite(
-        layers, first, canonizers=[ResNetCanonizer() if residual else VGGCanonizer()]
-    )
+    canonizers = [ResNetCanonizer() if residual else VGGCanonizer()] if canonise else []
+    composite = SpecialFirstLayerMapComposite(layers, first, canonizers=canonizers)
 
     def seed(output: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(classes, output.shape[1]).to(output)
@@ -181,7 +184,7 @@ def _zennit(
         yield lambda: attributor(x.detach().clone(), seed)[1].detach()
 
 
-def _zennit_relu(hook: str) -> Callable[[], tuple[list[Any], list[Any]]]:
+def zennit_relu(hook: str) -> Callable[[], tuple[list[Any], list[Any]]]:
     def make() -> tuple[list[Any], list[Any]]:
         from zennit import rules  # type: ignore[import-not-found]
 
@@ -190,7 +193,7 @@ def _zennit_relu(hook: str) -> Callable[[], tuple[list[Any], list[Any]]]:
     return make
 
 
-def _zennit_lrp(rule: str, first: str | None = None, **options: Any):
+def zennit_lrp(rule: str, first: str | None = None, **options: Any):
     """One rule for all linear maps, another one for the first where given."""
 
     def make() -> tuple[list[Any], list[Any]]:
@@ -218,35 +221,37 @@ NEXT_BATCH = [Case("salience, next batch", row, partial(_next_batch, row)) for r
 TOGETHER = Case("salience", "all on one tape", together)
 
 
-def _of_captum(row: str, make: Callable[[nn.Module], Any], **wrong: str) -> Case:
+def of_captum(row: str, make: Callable[[nn.Module], Any], **wrong: str) -> Case:
     return Case("captum", row, partial(_captum, make), wrong)
 
 
-def _of_zennit(row: str, make: Callable[[], Any], start: str = "value", **wrong: str) -> Case:
-    return Case("zennit", row, partial(_zennit, make, start), wrong)
+def of_zennit(
+    row: str, make: Callable[[], Any], start: str = "value", canonise: bool = True, **wrong: str
+) -> Case:
+    return Case("zennit", row, partial(_zennit, make, start, canonise), wrong)
 
 
 PEERS = [
-    _of_captum("gradient", _captum_attribution("Saliency", abs=False)),
-    _of_captum("input_x_gradient", _captum_attribution("InputXGradient")),
-    _of_captum("guided_backprop", _captum_attribution("GuidedBackprop")),
-    _of_captum("deconvnet", _captum_attribution("Deconvolution")),
-    _of_captum("lrp_epsilon", _captum_lrp("EpsilonRule", epsilon=EPS), resnet18=_SUMS),
-    _of_captum(
-        "excitation_backprop", _captum_lrp("Alpha1_Beta0_Rule", set_bias_to_zero=True),
+    of_captum("gradient", captum_attribution("Saliency", abs=False)),
+    of_captum("input_x_gradient", captum_attribution("InputXGradient")),
+    of_captum("guided_backprop", captum_attribution("GuidedBackprop")),
+    of_captum("deconvnet", captum_attribution("Deconvolution")),
+    of_captum("lrp_epsilon", captum_lrp("EpsilonRule", epsilon=EPS), resnet18=_SUMS),
+    of_captum(
+        "excitation_backprop", captum_lrp("Alpha1_Beta0_Rule", set_bias_to_zero=True),
         resnet18=_SUMS, vgg16=_SIGNED,
     ),
-    _of_zennit("guided_backprop", _zennit_relu("ReLUGuidedBackprop"), "1"),
-    _of_zennit("deconvnet", _zennit_relu("ReLUDeconvNet"), "1"),
-    _of_zennit("lrp_epsilon", _zennit_lrp("Epsilon", epsilon=EPS)),
-    _of_zennit(
-        "lrp_alpha1_beta0", _zennit_lrp("AlphaBeta", alpha=1.0, beta=0.0, stabilizer=STABILIZER)
+    of_zennit("guided_backprop", zennit_relu("ReLUGuidedBackprop"), "1"),
+    of_zennit("deconvnet", zennit_relu("ReLUDeconvNet"), "1"),
+    of_zennit("lrp_epsilon", zennit_lrp("Epsilon", epsilon=EPS)),
+    of_zennit(
+        "lrp_alpha1_beta0", zennit_lrp("AlphaBeta", alpha=1.0, beta=0.0, stabilizer=STABILIZER)
     ),
-    _of_zennit(
-        "lrp_alpha2_beta1", _zennit_lrp("AlphaBeta", alpha=2.0, beta=1.0, stabilizer=STABILIZER)
+    of_zennit(
+        "lrp_alpha2_beta1", zennit_lrp("AlphaBeta", alpha=2.0, beta=1.0, stabilizer=STABILIZER)
     ),
-    _of_zennit("excitation_backprop", _zennit_lrp("ZPlus", **_NO_BIAS), "1"),
-    _of_zennit("deep_taylor", _zennit_lrp("ZPlus", "WSquare", **_NO_BIAS)),
+    of_zennit("excitation_backprop", zennit_lrp("ZPlus", **_NO_BIAS), "1"),
+    of_zennit("deep_taylor", zennit_lrp("ZPlus", "WSquare", **_NO_BIAS)),
 ]  # fmt: skip
 
 

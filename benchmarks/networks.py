@@ -6,8 +6,7 @@ random too, and BatchNorm has the statistics of its own input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 _operators: list[torch.library.Library] = []  # declared as long as they are referenced
 
 
-def _models() -> dict[str, Callable[..., nn.Module]]:
-    """torchvision's architectures; they need none of its compiled operators."""
+def import_torchvision() -> Any:
+    """torchvision; its architectures need none of its compiled operators."""
     if not hasattr(torch.ops.torchvision, "nms"):
         # torchvision's import asks for two of its own operators, which are not there where its
         # build is not that of torch
@@ -24,9 +23,9 @@ def _models() -> dict[str, Callable[..., nn.Module]]:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _operators.append(library)
-    from torchvision.models import resnet18, vgg16  # type: ignore[import-not-found]
+    import torchvision  # type: ignore[import-not-found]
 
-    return {"resnet18": resnet18, "vgg16": vgg16}
+    return torchvision
 
 
 class Network(NamedTuple):
@@ -46,18 +45,17 @@ def build(name: str, seed: int = 0, device: str = "cpu", dtype: torch.dtype = to
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.momentum = None  # the statistics of one pass, not a running mean
             module.eps = 1e-12  # zennit 0.5.1 leaves eps out when it folds BatchNorm into conv
         bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor):
             bias.data.normal_(0, 0.1, generator=generator)
-    _calibrate(model, seed)
+    calibrate(model, inputs(8, 64, seed + 1))
     return model.eval().requires_grad_(False).to(device, dtype)
 
 
 def _initialised(name: str, seed: int) -> nn.Module:
     """The architecture with weights that keep the scale of activations."""
-    constructor = _models()[name]
+    constructor = getattr(import_torchvision().models, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = constructor(weights=None, init_weights=False) if name == "vgg16" else constructor()
@@ -68,14 +66,16 @@ def _initialised(name: str, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _calibrate(model: nn.Module, seed: int) -> None:
+def calibrate(model: nn.Module, x: Tensor) -> None:
     """Give BatchNorm its input's statistics, by one pass of the normalisations in training mode."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the statistics of one pass, not a running mean
     if norms:
-        model.eval()
-        for norm in norms:
-            norm.train()
-        model(inputs(8, 64, seed + 1))
+        model(x)
+    model.eval()
 
 
 def inputs(

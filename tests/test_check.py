@@ -1,25 +1,22 @@
 """`salience check` and the figures of a randomisation test."""
 
+import hashlib
 import io
 import json
-import subprocess
-import sys
+import shlex
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import xarray
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
-from torch import nn
 from typer.testing import CliRunner
 
 import salience
-from salience import SalienceError, plot, results
+from salience import results
 from salience.cli import app
-from salience.pictures import shortened
 
 FACTORY = """
 import torch
@@ -75,98 +72,6 @@ def checked(*args):
     return result
 
 
-def deep(stages, **options):
-    """The test on a deep network: many stages, long names."""
-
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.feature_extraction = nn.ModuleList(
-                nn.ModuleDict({"depthwise_separable_convolution": nn.Conv2d(2, 2, 3, padding=1)})
-                for _ in range(stages)
-            )
-
-        def forward(self, x):
-            for i, block in enumerate(self.feature_extraction):
-                x = block["depthwise_separable_convolution"](x.relu() if i else x)
-            return x.mean((2, 3))
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Encoder().eval()
-        for layer in network.feature_extraction:
-            nn.init.dirac_(layer["depthwise_separable_convolution"].weight)
-        x = torch.rand(2, 2, 8, 8)
-    options = {"repeats": 2, "keep_maps": 2, "progress": False, **options}
-    return salience.randomization_test(network, x, target=0, **options)
-
-
-@pytest.fixture(scope="module")
-def study():
-    return deep(3, methods=list(salience.methods), parameters={
-        "smoothgrad": {"n": 2}, "integrated_gradients": {"max_steps": 4, "tol": 1.0}})  # fmt: skip
-
-
-def texts(figure):
-    """Everything that is written in a figure, with its box."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.savefig(io.BytesIO())  # constrained layouts find their places when they are drawn
-    found = list(figure.texts)
-    for legend in figure.legends:
-        found += [*legend.get_texts(), legend.get_title()]
-    for axes in figure.axes:
-        found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-    return [(t, t.get_window_extent(renderer)) for t in found if t.get_text() and t.get_visible()]
-
-
-def corners(text, renderer):
-    """The four corners of a text, which may be turned."""
-    angle, box = np.deg2rad(text.get_rotation()), text.get_window_extent(renderer)
-    text.set_rotation(0)
-    flat = text.get_window_extent(renderer)
-    text.set_rotation(np.rad2deg(angle))
-    sides = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2 * [flat.width, flat.height]
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return sides @ turn.T + [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]
-
-
-def apart(a, b):
-    """Whether a line separates two convex shapes (the separating axis theorem)."""
-    for shape in (a, b):
-        for edge in np.roll(shape, -1, 0) - shape:
-            axis = np.array([-edge[1], edge[0]])
-            first, second = a @ axis, b @ axis
-            if first.max() <= second.min() or second.max() <= first.min():
-                return True
-    return False
-
-
-def assert_readable(figure):
-    """No text overlaps another one or a picture, or leaves the figure."""
-    found = texts(figure)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    shapes = [(text.get_text(), corners(text, renderer)) for text, _ in found]
-    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
-    pictures = [box.corners()[[0, 1, 3, 2]] for box in boxes]
-    width, height = figure.bbox.width, figure.bbox.height
-    for i, (word, shape) in enumerate(shapes):
-        assert shape.min() >= -1 and (shape <= [width + 1, height + 1]).all(), word
-        assert all(apart(shape, picture) for picture in pictures), f"{word!r} is on a picture"
-        for other, beside in shapes[i + 1 :]:
-            assert apart(shape, beside), f"{word!r} overlaps {other!r}"
-
-
-def test_the_overlap_check_sees_overlaps():
-    figure = Figure()
-    figure.text(0.5, 0.5, "one word")
-    figure.text(0.55, 0.5, "another")
-    with pytest.raises(AssertionError, match="'one word' overlaps 'another'"):
-        assert_readable(figure)
-
-
 def test_scores_verdicts_and_figures_of_the_command(folder):
     result = checked("nets.py:net", "x.npy", "--repeats", 2, "--seed", 4, "--target", "3",
                      "--show", 1)  # fmt: skip
@@ -176,7 +81,7 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
     )
     with xarray.open_dataset("out/study.nc") as file:
         data = file.load()
-    for name in expected.data_vars:
+    for name in set(expected.data_vars) - {"cost"}:  # a measured time
         np.testing.assert_array_equal(data[name], expected[name], err_msg=str(name))
     for name in ("method", "stage", "role", "map_stage"):
         assert list(data[name].values) == list(expected[name].values)
@@ -200,6 +105,57 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
     assert sorted(p.name for p in (folder / "out").iterdir()) == sorted(
         ["study.nc", "verdicts.json", "similarity.png", "cascade.png"]
     )
+
+
+DEEP = """
+from torch import nn
+
+def deep():
+    layers = [layer for _ in range(12) for layer in (nn.Conv1d(2, 2, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
+"""
+
+
+def test_all_scored_stages_are_kept_for_the_report(folder):
+    (folder / "deep.py").write_text(DEEP)
+    np.save("d.npy", np.random.default_rng(0).normal(size=(6, 2, 8)).astype(np.float32))
+    checked("deep.py:deep", "d.npy", "--methods", "gradient", "--repeats", 1)
+    with xarray.open_dataset("out/study.nc") as data:
+        assert list(data["map_stage"].values) == ["trained", *data["stage"].values]
+        assert data["maps"].shape == (1, 14, 4, 2, 8) and data["maps"].dtype == np.float32
+        assert list(data["map_sample"].values) == ["0", "1", "2", "3"]
+
+
+def test_the_command_line_that_is_kept_gives_the_same_again(folder):
+    words = ("nets.py:net", "x.npy", "--methods", "lrp_epsilon", "--repeats", 1, "--seed", 3,
+             "--param", "lrp_epsilon.eps=0.5", "--target", "0-1", "--retarget")  # fmt: skip
+    checked(*words)
+    with xarray.open_dataset("out/study.nc") as file:
+        first = file.load()
+    line = shlex.split(first.attrs["command_line"])
+    assert line[:2] == ["salience", "check"]
+    assert CliRunner().invoke(app, line[1:]).exit_code == 0
+    with xarray.open_dataset("out/study.nc") as file:
+        again = file.load()
+    assert again.attrs["command_line"] == first.attrs["command_line"]
+    np.testing.assert_array_equal(again["spearman"], first["spearman"])
+    assert "'eps': 0.5" in again.attrs["method_parameters"] and again.attrs["retarget"] == 1
+
+
+def test_images_and_the_file_of_weights_are_named(folder):
+    random = np.random.default_rng(0)
+    for name in ("a <b>.png", "c.png"):
+        Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(name)
+    safetensors.torch.save_file(made("net", 5).state_dict(), "net.safetensors")
+    checked("nets.py:net", "a <b>.png", "c.png", "--methods", "gradient", "--repeats", 1,
+            "--weights", "net.safetensors")  # fmt: skip
+    with xarray.open_dataset("out/study.nc") as data:
+        assert list(data["map_sample"].values) == ["a <b>.png", "c.png"]
+        digest = hashlib.sha256((folder / "net.safetensors").read_bytes()).hexdigest()
+        assert data.attrs["weights_file_sha256"] == digest
+    assert CliRunner().invoke(app, ["report", "out", "-o", "page.html"]).exit_code == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert '<option value="0">a &lt;b&gt;.png</option>' in page
 
 
 def test_progress_is_told_on_stderr(folder):
@@ -232,7 +188,7 @@ def test_zarr_is_written_twice(folder):
                 "--repeats", 1, "--seed", seed)  # fmt: skip
         with xarray.open_zarr("out/study.zarr", consolidated=False) as data:
             assert data.attrs["seed"] == seed
-            assert data["maps"].shape == (1, 3, 2, 6)
+            assert data["maps"].shape == (1, 3, 3, 6)
     assert not list((folder / "out").glob(".*"))
 
 
@@ -325,151 +281,3 @@ def test_verdicts_in_a_table_keep_brackets_and_put_controls_last():
     assert rows[2].startswith("├")
     assert "0.10" in rows[0] and "[0.10, 0.10]" in rows[0] and "sensitive" in rows[0]
     assert "negative control" in rows[3]
-
-
-def test_similarity_has_a_line_per_method_and_control(study):
-    figure = plot.similarity(study)
-    (axes,) = figure.axes
-    lines = {line.get_label().removesuffix(" (control)"): line for line in axes.get_lines()}
-    assert set(lines) == {*salience.methods, *CONTROLS}
-    for name, line in lines.items():
-        means = study["spearman_abs"].sel({"method": name}).mean(("repeat", "sample"))
-        np.testing.assert_allclose(line.get_ydata()[1:], means, 1e-12)
-        control = name in CONTROLS
-        assert (line.get_linestyle() == "--" and line.get_color() == "0.55") == control
-        assert line.get_label().endswith("(control)") == control
-    styles = {(lines[m].get_color(), lines[m].get_marker()) for m in salience.methods}
-    assert len(styles) == len(salience.methods)
-    assert len({lines[m].get_color() for m in SINGLE}) == len(SINGLE) == 8
-    (legend,) = figure.legends
-    shown = [text.get_text().removesuffix(" (control)") for text in legend.get_texts()]
-    assert set(shown) == set(lines)
-    assert set(shown[-3:]) == set(CONTROLS)
-
-
-def test_similarity_bands_are_the_bootstrap_intervals(study):
-    figure = plot.similarity(study, score="pearson", level=0.8)
-    (axes,) = figure.axes
-    bands = axes.collections[: len(salience.methods)]
-    values = study["pearson"].sel({"method": "lrp_epsilon"}).values
-    number = [str(m) for m in study["method"].values].index("lrp_epsilon")
-    drawn = bands[number].get_paths()[0].vertices
-    from salience.verdicts import interval
-
-    for stage, held in enumerate(values, 1):
-        place = axes.get_lines()[number].get_xdata()[stage]
-        at = drawn[np.isclose(drawn[:, 0], place), 1]
-        np.testing.assert_allclose((at.min(), at.max()), interval(held, level=0.8), atol=1e-12)
-    assert "80% intervals" in figure.legends[0].get_title().get_text()
-
-
-@pytest.mark.parametrize(
-    ("score", "low"), [("spearman_abs", -0.02), ("spearman", -1.02)], ids=["absolute", "signed"]
-)
-def test_similarity_names_stages_in_the_order_of_the_cascade(study, score, low):
-    study = study.copy(deep=True)
-    study["spearman"][0, 0] = -0.9
-    figure = plot.similarity(study, score=score)
-    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
-    names = [shortened(str(stage), 28) for stage in study["stage"].values]
-    assert labels == ["trained", *names]
-    assert figure.axes[0].get_ylim()[0] == low
-
-
-def test_similarity_leaves_undefined_stages_out(study):
-    study = study.copy(deep=True)
-    study["spearman_abs"][0, 1] = np.nan
-    line = plot.similarity(study).axes[0].get_lines()[0]
-    np.testing.assert_array_equal(np.isnan(line.get_ydata()), [False, False, True, False])
-
-
-@pytest.mark.parametrize("stages", [1, 3, 45])
-def test_texts_do_not_overlap(study, stages):
-    held = study if stages == 3 else deep(stages, repeats=1)
-    assert_readable(plot.similarity(held))
-    assert_readable(plot.cascade(held, [0, 1]))
-
-
-def test_cascade_shows_methods_by_stages(study):
-    figure = plot.cascade(study, 1, clip=90)
-    assert len(figure.axes) == 1 + len(salience.methods) * 4
-    assert [text.get_text() for text in figure.texts[:-1]] == list(salience.methods)
-    titles = [axes.get_title() for axes in figure.axes[1:5]]
-    assert titles[0] == "trained"
-    for title, stage in zip(titles[1:], study["stage"].values, strict=True):
-        assert title.replace("\n", "") == shortened(str(stage), 26)
-    row = list(salience.methods).index("lrp_epsilon")
-    for column, axes in enumerate(figure.axes[1 + 4 * row : 5 + 4 * row]):
-        summed = study["maps"].values[row, column, 1].astype(float).sum(0)
-        (image,) = axes.get_images()
-        np.testing.assert_allclose(image.get_array(), summed, 1e-6)
-        limit = np.percentile(np.abs(summed), 90) or np.abs(summed).max() or 1.0
-        np.testing.assert_allclose(image.get_clim(), (-limit, limit))
-        kept = study["spearman_abs"].sel({"method": "lrp_epsilon"}).values[:, 0, 1]
-        wanted = f"{kept[column - 1]:.2f}" if column else ""
-        assert axes.get_xlabel() == wanted
-    caption = figure.texts[-1].get_text().replace("\n", " ")
-    assert "own scale up to percentile 90" in caption
-    assert "summed over 2 channels" in caption
-
-
-def test_cascade_shows_ten_columns_of_a_deep_network():
-    data = deep(25, methods="gradient", repeats=1)
-    figure = plot.cascade(data)
-    titles = [axes.get_title().replace("\n", "") for axes in figure.axes]
-    assert len(titles) == 1 + 10
-    assert titles[-1] == shortened(str(data["stage"].values[-1]), 26)
-    assert "9 of 25 scored stages" in figure.texts[-1].get_text().replace("\n", " ")
-
-
-@pytest.mark.parametrize("shape", [(2, 6), (2, 100), (2, 1, 30), (2, 1, 4, 5, 6), (2, 3, 8, 8)])
-def test_inputs_of_every_shape(shape):
-    class Weighted(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.linspace(-1, 1, 1 + shape[1:].numel())[1:])
-
-        def forward(self, x):
-            return (x.flatten(1) * self.weight).sum(1, keepdim=True)
-
-    shape = torch.Size(shape)
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    data = salience.randomization_test(
-        Weighted().eval(), x, ["gradient"], repeats=2, keep_maps=1, progress=False
-    )
-    assert_readable(plot.similarity(data))
-    assert_readable(plot.cascade(data))
-
-
-def test_names_are_literal_and_figures_their_own():
-    strange = salience.Method(r"$\frac$", "", "")
-    data = deep(1, methods=[strange], repeats=1)
-    for figure in (plot.similarity(data), plot.cascade(data)):
-        assert isinstance(figure, Figure)
-        assert r"$\frac$" in [text.get_text() for text, _ in texts(figure)]
-    code = (
-        "import sys, torch, salience, salience.plot as p\n"
-        "data = salience.randomization_test(torch.nn.Linear(6, 2).eval(), torch.rand(2, 6),\n"
-        "    'gradient', repeats=1, keep_maps=1, progress=False)\n"
-        "p.similarity(data), p.cascade(data)\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda d: plot.similarity(d, score="rank"), "expected a known score of this dataset"),
-        (lambda d: plot.similarity(d, score="maps"), "expected a known score of this dataset"),
-        (lambda d: plot.similarity(d, level=95), "expected a level between 0 and 1; got 95"),
-        (lambda d: plot.cascade(d, 2), "expected samples from 0 to 1; got 2"),
-        (lambda d: plot.cascade(d, -1), "expected samples from 0 to 1; got -1"),
-        (lambda d: plot.cascade(d, []), "expected at least one sample"),
-        (lambda d: plot.cascade(d, clip=0), "expected a percentile above 0"),
-        (lambda d: plot.cascade(d.drop_vars("maps")), r"with maps; got scores alone. .*keep_maps"),
-    ],
-)
-def test_errors_of_figures(study, call, message):
-    with pytest.raises(SalienceError, match=message):
-        call(study)

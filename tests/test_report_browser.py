@@ -2,154 +2,73 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import shutil
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import xarray
 from PIL import Image
+from report_chromium import (
+    HOSTILE,
+    INSENSITIVE,
+    RANGES,
+    SENSITIVE,
+    alike,
+    chromium,
+    complaints,
+    lensing_page,
+    lensing_study,
+    needs_browser,
+    opened,
+    panel_of,
+    pixels,
+    select,
+    until,
+)
 
-from salience import attribution_by_value, randomization_test
-from salience.report import build
-from salience.report.page import Extras
+from salience.report.extras import Extras
 from salience.report.serve import server
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (found := shutil.which(name))), None)  # fmt: skip
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="needs a browser: apt-get install chromium chromium-driver",
-)
-HOSTILE = '</script><img src=x onerror="document.body.dataset.hit=1">$$x$$'
-LENSING = Path(__file__).parents[1] / "examples" / "weak_lensing"
-SENSITIVE, INSENSITIVE = "gradient", "excitation_backprop"
+pytestmark = needs_browser
+WIDTHS = (400, 1000, 1600)
+# Where a dot of the curves lies in the window: stage number, similarity.
+POINT_OF_A_DOT = """
+document.getElementById("curves").scrollIntoView({block: "center"});
+const plot = Bokeh.documents[Bokeh.documents.length - 1].get_model_by_name("curves");
+const view = Bokeh.index.get_by_id(plot.id), box = view.el.getBoundingClientRect();
+const along = ["x_scale", "y_scale"].map((scale, k) => view.frame[scale].compute(arguments[k]));
+return [box.left + along[0], box.top + along[1]];
+"""
+# The text of all of Bokeh's tooltips that are shown, through its shadow roots.
+TOOLTIPS = """(() => {
+  const texts = [], walk = (node) => {
+    for (const child of node.children ?? []) {
+      if (child.classList?.contains("bk-Tooltip") && child.checkVisibility()) {
+        texts.push(child.shadowRoot?.textContent ?? child.textContent);
+      } else { walk(child); if (child.shadowRoot) walk(child.shadowRoot); }
+    }
+  };
+  walk(document.body);
+  return texts.join(" ");
+})()"""
 
 
 @pytest.fixture(scope="module")
 def study() -> xarray.Dataset:
-    """Two methods on the trained lensing network, one of each kind, with markup in a stage's name.
-
-    Its inputs are smooth noise, which needs no simulation.
-    """
-    sys.path.insert(0, str(LENSING))
-    try:
-        from network import load_network  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(LENSING))
-    noise = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(2))
-    x = 0.02 * torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
-    data = randomization_test(
-        load_network(LENSING / "weights" / "noiseless.safetensors"), x, [SENSITIVE, INSENSITIVE],
-        0, repeats=2, keep_maps=2, progress=False,
-    )  # fmt: skip
-    stages = [HOSTILE, *data["stage"].values[1:]]
-    return data.assign_coords({
-        "stage": np.array(stages, dtype=object),
-        "map_stage": np.array(["trained", *stages], dtype=object),
-    }).assign_attrs(model=HOSTILE)  # fmt: skip
+    return lensing_study()
 
 
 @pytest.fixture(scope="module")
 def address(study: xarray.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
-    maps = {str(name): study["maps"].values[k, 0] for k, name in enumerate(study.map_method.values)}
-    shares = attribution_by_value(maps, study["inputs"].values, [0, 2])
-    path = tmp_path_factory.mktemp("report") / "a report.html"
-    return build(study, path, attribution=shares, coverage={HOSTILE: [HOSTILE]}).as_uri()
+    return lensing_page(study, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-def offline(browser: Any, off: bool) -> None:
-    browser.execute_cdp_cmd("Network.enable", {})
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {
-        "offline": off, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
-    })  # fmt: skip
-
-
-def opened(browser: Any, address: str, width: int = 1200, dark: bool = False) -> Any:
-    offline(browser, address.startswith("file:"))
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})  # fmt: skip
-    browser.get_log("browser")
-    browser.get(address)
-    until(browser, "return document.body.dataset.ready === 'yes'")
-    return browser
-
-
-def until(browser: Any, script: str, *arguments: Any) -> None:
-    for _ in range(200):
-        if browser.execute_script(script, *arguments):
-            return
-        time.sleep(0.05)
-    told = browser.get_log("browser")
-    raise AssertionError(f"{script} did not come true; the console says {told}")
-
-
-def complaints(browser: Any) -> list[Any]:
-    return [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"]
-
-
-def select(browser: Any, sample: int, stage: int) -> None:
-    browser.execute_script(
-        "for (const [id, value, kind] of arguments[0]) { const c = document.getElementById(id);"
-        "c.value = value; c.dispatchEvent(new Event(kind)); }",
-        [["input-picker", str(sample), "change"], ["stage", str(stage), "input"]],
-    )
-    script = "return document.getElementById('panels').dataset.shown === arguments[0]"
-    until(browser, script, f"{sample}/{stage}")
-
-
-def pixels(browser: Any, panel: str) -> Any:
-    """What Bokeh drew in a panel, (height, width), as the panel looks in a screenshot."""
-    browser.execute_script("scrollTo(0, 0)")  # elsewhere the controls stick over the panels
-    browser.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
-    )
-    time.sleep(0.2)
-    box = browser.execute_script(
-        "const b = document.getElementById(arguments[0]).getBoundingClientRect();"
-        "return [b.left + scrollX, b.top + scrollY, b.width, b.height]", panel,
-    )  # fmt: skip
-    x, y, width, height = box
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {
-        "clip": {"x": x, "y": y, "width": width, "height": height, "scale": 1},
-        "captureBeyondViewport": True,
-    })  # fmt: skip
-    image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-    red, green, blue = np.moveaxis(np.asarray(image, dtype=float)[2:-2, 2:-2], -1, 0)
-    return red - blue + 0.01 * green  # red against blue: the sign of a map
-
-
-def alike(a: Any, b: Any) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-
-def panel_of(study: xarray.Dataset, name: str) -> str:
-    return f"panel-{1 + list(study.map_method.values).index(name)}"
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1000, True), (1600, False)])
@@ -170,8 +89,11 @@ def test_the_file_opens_without_complaint_at_any_width(
     assert HOSTILE in page.find_element("tag name", "h1").text
 
 
-def test_stages_change_what_is_sensitive(browser: Any, address: str, study: xarray.Dataset) -> None:
-    page = opened(browser, address)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_stages_change_what_is_sensitive(
+    browser: Any, address: str, study: xarray.Dataset, width: int
+) -> None:
+    page = opened(browser, address, width)
     names = (SENSITIVE, INSENSITIVE)
     trained = {name: pixels(page, panel_of(study, name)) for name in names}
     stage = study.sizes["stage"] - 2
@@ -190,8 +112,9 @@ def test_stages_change_what_is_sensitive(browser: Any, address: str, study: xarr
     assert complaints(page) == []
 
 
-def test_another_input_has_other_maps(browser: Any, address: str) -> None:
-    page = opened(browser, address)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_another_input_has_other_maps(browser: Any, address: str, width: int) -> None:
+    page = opened(browser, address, width)
     before = [pixels(page, f"panel-{k}") for k in range(3)]
     select(page, 1, 0)
     after = [pixels(page, f"panel-{k}") for k in range(3)]
@@ -235,6 +158,41 @@ def test_keys_read_values_and_zoom(browser: Any, address: str, study: xarray.Dat
     assert page.find_element("id", "stage").get_attribute("value") == "1"
 
 
+def test_the_mouse_zooms_and_moves_all_maps(browser: Any, address: str) -> None:
+    page = opened(browser, address)
+    x, y, width = page.execute_script(
+        "const b = document.getElementById('panel-1').getBoundingClientRect();"
+        "scrollTo(0, b.top - 300);"
+        "return [b.left, 300, b.width]"
+    )
+
+    def mouse(kind: str, right: float, down: float, **more: Any) -> None:
+        page.execute_cdp_cmd("Input.dispatchMouseEvent", {
+            "type": kind, "x": x + right * width, "y": y + down * width, **more})  # fmt: skip
+
+    assert page.execute_script(RANGES) == [0, 128, 128, 0]
+    before = pixels(page, "panel-2")
+    page.execute_script("scrollTo(0, document.getElementById('panel-1').getBoundingClientRect().top"
+                        " + scrollY - 300)")  # fmt: skip
+    mouse("mouseWheel", 0.25, 0.75, deltaX=0, deltaY=-100, modifiers=2)
+    until(page, f"return (() => {{ {RANGES} }})()[1] < 127")
+    left, right, bottom, top = page.execute_script(RANGES)
+    share = (32 - left) / (right - left)  # what is under the cursor stays there
+    assert share == pytest.approx(0.25, abs=0.02)
+    assert (96 - top) / (bottom - top) == pytest.approx(0.75, abs=0.02)
+    button = {"button": "left", "buttons": 1, "clickCount": 1}
+    mouse("mousePressed", 0.5, 0.5, **button)
+    mouse("mouseMoved", 0.6, 0.45, **button)
+    mouse("mouseReleased", 0.6, 0.45, **button)
+    moved = page.execute_script(RANGES)
+    assert moved[0] == pytest.approx(max(0, left - 0.1 * (right - left)), abs=1)
+    assert moved[3] == pytest.approx(top + 0.05 * (bottom - top), abs=1)
+    mouse("mouseMoved", 0.2, 0.2)  # without a button nothing moves
+    assert page.execute_script(RANGES) == moved
+    assert abs(pixels(page, "panel-2") - before).max() > 20
+    assert complaints(page) == []
+
+
 def test_switches(browser: Any, address: str) -> None:
     page = opened(browser, address)
     before = pixels(page, "panel-1")
@@ -252,8 +210,9 @@ def test_switches(browser: Any, address: str) -> None:
     assert complaints(page) == []
 
 
-def test_the_table_sorts(browser: Any, address: str, study: xarray.Dataset) -> None:
-    page = opened(browser, address)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_table_sorts(browser: Any, address: str, study: xarray.Dataset, width: int) -> None:
+    page = opened(browser, address, width)
 
     def column(number: int) -> list[str]:
         cells = page.find_elements("css selector", f"#verdicts tbody tr > :nth-child({number})")
@@ -267,6 +226,36 @@ def test_the_table_sorts(browser: Any, address: str, study: xarray.Dataset) -> N
     assert sorted(column(1)) == sorted(map(str, study["method"].values))
     head = page.find_element("css selector", "#verdicts th:nth-child(3)")
     assert head.get_attribute("aria-sort") == "descending"
+    heads = page.find_elements("css selector", "#verdicts thead th")
+    cost = 1 + next(k for k, h in enumerate(heads) if h.text.startswith("cost in gradients"))
+    button = heads[cost - 1].find_element("tag name", "button")
+    page.execute_script("arguments[0].click()", button)
+    costs = [float(value) for value in column(cost) if value != "–"]
+    assert costs == sorted(costs) and len(costs) == 2  # what has none comes last
+    assert column(cost)[2:] == ["–"] * 3
+
+
+def test_dots_of_the_curves_tell_their_numbers(
+    browser: Any, address: str, study: xarray.Dataset
+) -> None:
+    page = opened(browser, address)
+    method, stage = list(study.method.values).index(SENSITIVE), 0
+    mean = float(study["spearman_abs"].values[method, stage].mean())
+    place = page.execute_script(POINT_OF_A_DOT, stage + 1, mean)
+    for _ in range(2):  # from elsewhere, so that it is a move
+        for x, y in ((place[0] - 60, place[1] - 60), place):
+            page.execute_cdp_cmd("Input.dispatchMouseEvent",
+                                 {"type": "mouseMoved", "x": x, "y": y})  # fmt: skip
+    until(page, f"return ({TOOLTIPS}).length > 0")
+    told = " ".join(page.execute_script(f"return {TOOLTIPS}").split())
+    low, high = (page.execute_script(
+        f"return study_().test.similarity.spearman_abs.{end}[{method}][{stage}]"
+        .replace("study_()", "JSON.parse(document.getElementById('study').textContent)"))
+        for end in ("low", "high"))  # fmt: skip
+    assert SENSITIVE in told and f"{mean:.2f}" in told and f"{low:.2f} to {high:.2f}" in told
+    assert HOSTILE in told  # the stage's name, as text
+    assert page.execute_script("return document.body.dataset.hit") is None
+    assert complaints(page) == []
 
 
 def test_every_score_fills_the_table(browser: Any, address: str, study: xarray.Dataset) -> None:

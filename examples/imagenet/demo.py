@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import salience
 import salience.plot
+import salience.report
 from salience.export import largest_error
 from salience.results import LIMITS, verdict_table
 
@@ -69,6 +70,8 @@ def check(network: nn.Module, x: Tensor, console: Console) -> None:
     for name, figure in figures.items():
         figure.savefig(OUT / f"{name}.png")
         console.print(f"{name.capitalize()}: {OUT / name}.png", soft_wrap=True)
+    page = salience.report.build(study, OUT / "report.html")
+    console.print(f"Report to open in a browser: {page}", soft_wrap=True)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import report
 import torch
 import xarray
 from figures import save_figures
-from measure import JOBS, MANY, PARTS, TESTED
+from measure import JOBS, MANY, PARTS, SINGLE, TESTED
 from rich.console import Console
 from store import part_path, stored
 from subject import KEYS, NETWORKS, OUTPUTS, accuracy, load, unseen_maps
@@ -78,6 +78,13 @@ def collect(seed: int, folder: Path) -> Results:
     return results
 
 
+def shares_of(result: Results) -> xarray.Dataset:
+    """Attribution by class of kappa, from all unseen cosmologies, as a report takes it."""
+    shares = result["shares"][["mean", "low", "high"]].sel({"method": SINGLE})
+    chance = result["shares"]["chance"].sel({"method": SINGLE}).isel({"method": 0}, drop=True)
+    return shares.assign(chance=chance).assign_attrs(units="sigma")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seed", type=int, default=21, help="of the simulated maps")
@@ -97,8 +104,12 @@ def main() -> None:
         report.show(results, Console(file=file, width=110))
     save_figures(results, options.out)
     for name, output in KEYS:
-        data, page = results[name, output]["test"], options.out / f"report-{name}-{output}.html"
-        salience.report.build(data, page, title=f"Which maps of {name}, {output}, can be believed?")
+        page = options.out / f"report-{name}-{output}.html"
+        salience.report.build(
+            results[name, output]["test"], page,
+            title=f"Which maps of {name}, {output}, can be believed?",
+            attribution=shares_of(results[name, output]),
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     console.print(f"Figures, report.txt and data: {options.out}/ ({seconds:.0f} s)")
     console.print(f"Reports to open in a browser, such as {page}")

@@ -35,7 +35,7 @@ from salience.export import (
 )
 from salience.memory import ran_out_of_memory
 from salience.methods import methods as registry
-from salience.provenance import provenance
+from salience.provenance import provenance, weights_file
 from salience.sanity import randomization_test
 
 app = typer.Typer(
@@ -118,7 +118,14 @@ def check_command(
     retarget: Annotated[
         bool, typer.Option("--retarget", help="Decide the target anew on each random network.")
     ] = False,
-    show: Annotated[int, typer.Option(min=0, help="Inputs in cascade.png, from the first.")] = 2,
+    show: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Inputs whose maps are kept for the report, at every scored stage, from "
+            "the first; cascade.png has the first two.",
+        ),
+    ] = 4,
     form: Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")] = "nc",
     weights: opt.WeightsFile = None,
     batch_size: opt.BatchSize = None,
@@ -226,7 +233,7 @@ def _check(given: dict[str, Any]) -> None:
     if given.get("batch_size", 1) < 1:
         raise expected("a batch size of at least 1", f"{given['batch_size']}", "")
     out = _folder(given["out"])
-    network, x, _ = _load(given)
+    network, x, names = _load(given)
     outputs_of(network, x, {**options, "target": target})
     scores = opt.parse_scores(given["scores"], score, x)
     x = x.to(device_of(network, x))
@@ -234,11 +241,17 @@ def _check(given: dict[str, Any]) -> None:
     wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
     begin = time.perf_counter()
     dataset = randomization_test(network, x, wanted, target, scores=scores, **options)
+    if "maps" in dataset:
+        shown = np.array(names[: dataset.sizes["map_sample"]], dtype=object)
+        dataset = dataset.assign_coords(map_sample=shown)
     dataset.attrs |= {
         "command": json.dumps(_told(given)),
+        "command_line": opt.command_line("check", given),
+        **weights_file(given.get("weights")),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begin, 1),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "numpy": np.__version__,
     }
     judged = results.judge_study(dataset, score)
     console = _console()
@@ -255,20 +268,23 @@ def _told(given: dict[str, Any]) -> dict[str, Any]:
 def _load(given: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
     """The network, the inputs in its dtype, and the inputs' names."""
     from salience.data import load_inputs
-    from salience.models import check_batch, first_convolution, load_model
+    from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
 
     network = load_model(
         given["model"], given.get("weights"), device=given["device"], seed=given["seed"]
     )
-    first = first_convolution(network)
+    channels, channels_last = image_layout(network)
     x, names = load_inputs(
         given["data"],
-        channels=1 if first is not None and first.in_channels == 1 else 3,
+        channels=channels,
+        channels_last=channels_last,
         size=given.get("size"),
         mean=opt.parse_numbers("mean", given.get("mean")),
         std=opt.parse_numbers("std", given.get("std")),
     )
     check_batch(network, x)
+    if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
+        network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
     return network, x.to(dtypes[0]) if dtypes else x, names
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from salience import controls as control
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.checks import check_output
+from salience.cost import NOTE, UNITS, in_gradients
 from salience.errors import NotApplicable, SalienceWarning, expected
+from salience.explaining import ERRORS
 from salience.methods import Method
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape, run_pass
@@ -52,6 +54,8 @@ class Comparison:
         self.stage_names: list[str] = []
         self.places: list[int] = []
         self.stage_count = 0
+        self.uncovered: dict[str, str] = {}  # operations that a method has no rule for
+        self.costs: dict[str, float] = {}
         self._first: dict[str, Tensor] = {}  # the first sample's maps, and the last batch's last
         self._last: dict[str, Tensor] = {}
         self._spread = {method.name: 0.0 for method in methods}
@@ -67,6 +71,7 @@ class Comparison:
         tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
         self._try_methods(tape)
+        self.uncovered = {m.name: ", ".join(tape.coverage(m).uncovered) for m in self.methods}
         found = ordered_stages(tape, self.recipe.order)
         self.scored = evenly_spread(stages, len(found))
         self.stage_names = [found[i][1].name for i in self.scored]
@@ -74,6 +79,12 @@ class Comparison:
         named = isinstance(self.model, nn.Module) and dict(self.model.named_parameters())
         covered = {name for _, stage in found for name in stage.parameters.values()}
         self.untouched = sorted(set(named or ()) - covered)
+
+    def measure_costs(self, x: Tensor, count: int, target: Target) -> None:
+        """What a map by each method costs, from the first `count` inputs, a batch."""
+        output, given = self.recipe.output, self.parameters
+        found = in_gradients(self.model, x[:count], len(x), self.methods, target, output, given)
+        self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
 
     def _try_methods(self, tape: Tape) -> None:
         """Find out before the long work whether all methods can explain this network."""
@@ -96,17 +107,18 @@ class Comparison:
         check_output(tape.x, tape.output, tape.depends_on_input)
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
-        shape = (len(self.names), len(self.scored), self.repeats, len(x))
-        results: Scores = {score: np.full(shape, np.nan) for score in self.scores}
-        for name in ("between_random", "other_inputs"):
-            results[name] = np.full((len(self.names), self.repeats, len(x)), np.nan)
         trained = self._maps(tape, fixed)
+        results = self._empty(x, trained)
         kept = {name: self._prepared(maps) for name, maps in trained.items()}
         if self.controls:
             self._score_controls(x, first, results)
         before: dict[str, Tensor] = {}
-        shown = max(0, self.keep_maps - first)  # samples of this batch whose maps are kept
-        looks = [_look(trained, shown)]
+        shown = max(0, min(self.keep_maps - first, len(x)))  # samples whose maps are kept
+        if shown:
+            results["inputs"] = _plain(x[:shown])
+            shape = (len(trained), 1 + len(self.scored), *results["inputs"].shape)
+            results["maps"] = np.empty(shape, np.float32)  # (method, 1 + stage, sample, ...)
+            _keep(trained, results["maps"][:, 0])
         for repeat in range(self.repeats):
             maps: dict[str, Tensor] = {}
             stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
@@ -116,18 +128,35 @@ class Comparison:
                 for row, (name, changed) in enumerate(maps.items()):
                     self._score(kept[name], changed, results, (row, place, repeat))
                 if repeat == 0 and shown:
-                    looks.append(_look(maps, shown))
+                    _keep(maps, results["maps"][:, 1 + place])
                 done(len(x))
-            ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
-            for row, name in enumerate(before):
-                score = similarities["spearman_abs"].compare(before[name], ranked[name])
-                results["between_random"][row, repeat] = score.cpu().numpy()
-            before = ranked
+            before = self._compare_networks(before, maps, results["between_random"][:, repeat])
         self._compare_inputs(trained, results["other_inputs"][:, 0], first)  # once per batch
-        if shown:
-            results["maps"] = np.stack(looks, 1)  # (method, 1 + stage, sample, ...)
-            results["inputs"] = x[:shown].cpu().float().numpy()
         return results
+
+    def _empty(self, x: Tensor, trained: dict[str, Tensor]) -> Scores:
+        """NaN for every score, and what the trained maps say of themselves."""
+        methods, count = len(self.names), len(x)
+        shape = (methods, len(self.scored), self.repeats, count)
+        results: Scores = {score: np.full(shape, np.nan) for score in self.scores}
+        for name in ("between_random", "other_inputs"):
+            results[name] = np.full((methods, self.repeats, count), np.nan)
+        for name in ERRORS:
+            results[name] = np.full((methods, count), np.nan)
+            for row, maps in enumerate(trained.values()):
+                if hasattr(maps, name):
+                    results[name][row] = _plain(getattr(maps, name))
+        return results
+
+    def _compare_networks(
+        self, before: dict[str, Tensor], maps: dict[str, Tensor], scores: np.ndarray[Any, Any]
+    ) -> dict[str, Tensor]:
+        """The last maps of a repeat against those of the repeat before; their ranks."""
+        ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
+        for row, name in enumerate(before):
+            score = similarities["spearman_abs"].compare(before[name], ranked[name])
+            scores[row] = score.cpu().numpy()
+        return ranked
 
     @property
     def names(self) -> list[str]:
@@ -190,50 +219,79 @@ class Comparison:
         """The scores of all batches, with everything needed to repeat the run."""
         import xarray
 
-        shown = [(r.pop("maps"), r.pop("inputs")) for r in results if "maps" in r]
-        joined = {name: np.concatenate([r[name] for r in results], -1) for name in results[0]}
+        pictures = self._pictures([r for r in results if "maps" in r])
+        joined = {name: np.concatenate([r[name] for r in results], -1) for name in results[0]
+                  if name not in ("maps", "inputs")}  # fmt: skip
         other = joined.pop("other_inputs")[:, 0]
         between = joined.pop("between_random")
+        errors = {name: (("method", "sample"), joined.pop(name)) for name in ERRORS}
         dims = ("method", "stage", "repeat", "sample")
-        data: dict[str, Any] = {name: (dims, values) for name, values in joined.items()}
-        data["between_random"] = (("method", "repeat", "sample"), between)
-        data["other_inputs"] = (("method", "sample"), other)
-        samples = other.shape[-1]
-        constant = [int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names]
-        coordinates = {
-            "method": np.array(self.names, dtype=object),  # zarr 3 has no strings of fixed length
-            "stage": np.array(self.stage_names, dtype=object),
-            "repeat": np.arange(self.repeats),
-            "sample": np.arange(samples),
-            "role": ("method", np.array(self._roles(), dtype=object)),
-            "constant_over_inputs": ("method", constant),
-            "place": ("stage", self.places),
-            "number": ("stage", self.scored),
+        cost = [self.costs.get(name, np.nan) for name in self.names]
+        data: dict[str, Any] = {
+            **{name: (dims, values) for name, values in joined.items()},
+            "between_random": (("method", "repeat", "sample"), between),
+            "other_inputs": (("method", "sample"), other),
+            **errors,
+            "cost": ("method", cost, {"units": UNITS, "note": NOTE}),
+            **pictures,
         }
-        if shown:
-            maps, inputs = (np.concatenate(parts, axis) for parts, axis in zip(
-                zip(*shown, strict=True), (2, 0), strict=True))  # fmt: skip
-            space = [f"axis_{i}" for i in range(1, inputs.ndim)]
-            data["maps"] = (("map_method", "map_stage", "map_sample", *space), maps)
-            data["inputs"] = (("map_sample", *space), inputs)
-            shown_methods = [method.name for method in self.methods]
-            coordinates["map_method"] = np.array(shown_methods, dtype=object)
-            coordinates["map_stage"] = np.array(["trained", *self.stage_names], dtype=object)
         attributes |= {
             "stage_count": self.stage_count,
             "parameters_not_randomised": self.untouched,
             "method_parameters": str({m.name: m.bound(self.parameters.get(m.name, {}))
                                       for m in self.methods}),
         }  # fmt: skip
-        dataset = xarray.Dataset(data, coordinates, attributes)
+        dataset = xarray.Dataset(data, self._coordinates(other.shape[-1], pictures), attributes)
         missing = {name: int(np.isnan(values).sum()) for name, values in joined.items()}
         return dataset.assign_attrs({f"undefined_{name}": count for name, count in missing.items()})
+
+    def _coordinates(self, samples: int, pictures: Mapping[str, Any]) -> dict[str, Any]:
+        constant = [int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names]
+        uncovered = [self.uncovered.get(name, "") for name in self.names]
+        coordinates: dict[str, Any] = {
+            "method": _texts(self.names),
+            "stage": _texts(self.stage_names),
+            "repeat": np.arange(self.repeats),
+            "sample": np.arange(samples),
+            "role": ("method", _texts(self._roles())),
+            "constant_over_inputs": ("method", constant),
+            "uncovered": ("method", _texts(uncovered)),
+            "place": ("stage", self.places),
+            "number": ("stage", self.scored),
+        }
+        if pictures:
+            coordinates["map_method"] = _texts([method.name for method in self.methods])
+            coordinates["map_stage"] = _texts(["trained", *self.stage_names])
+        return coordinates
+
+    def _pictures(self, parts: list[Scores]) -> dict[str, Any]:
+        """The maps that were kept, and what they explain."""
+        if not parts:
+            return {}
+        maps, inputs = (
+            parts[0][name] if len(parts) == 1 else np.concatenate([r[name] for r in parts], axis)
+            for name, axis in (("maps", 2), ("inputs", 0))
+        )
+        space = [f"axis_{i}" for i in range(1, inputs.ndim)]
+        return {
+            "maps": (("map_method", "map_stage", "map_sample", *space), maps),
+            "inputs": (("map_sample", *space), inputs),
+        }
 
     def _roles(self) -> list[str]:
         roles = dict.fromkeys(self.fixed, control.NEGATIVE) | {control.RANDOM_MAP: control.FLOOR}
         return [roles.get(name, "method") for name in self.names]
 
 
-def _look(maps: dict[str, Tensor], count: int) -> np.ndarray[Any, Any]:
+def _plain(values: Tensor) -> np.ndarray[Any, Any]:
+    return values.detach().cpu().float().numpy()
+
+
+def _keep(maps: dict[str, Tensor], into: np.ndarray[Any, Any]) -> None:
     """The maps of the first samples, (method, sample, ...)."""
-    return np.stack([m[:count].detach().cpu().float().numpy() for m in maps.values()])
+    for row, values in zip(into, maps.values(), strict=True):
+        row[:] = _plain(values[: len(row)])
+
+
+def _texts(names: list[str]) -> np.ndarray[Any, Any]:
+    return np.array(names, dtype=object)  # zarr 3 has no strings of fixed length

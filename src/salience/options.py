@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,10 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="'file.py:factory' or 'package.module:factory'; factory() returns the torch "
-        "module, which is put into eval mode.",
+        help="'file.py:factory' or 'package.module:factory', factory() returning the torch "
+        "module, which is put into eval mode. Or torchvision:NAME or timm:NAME, with --weights. Or "
+        "a file: .pt2 (torch.export), .onnx, .keras. Or a folder with an image classifier of "
+        "Hugging Face.",
     ),
 ]
 Data = Annotated[
@@ -97,6 +100,10 @@ salience explain mypackage.nets:unet scans.npz:volumes --target "(1, 32, 40)" -o
 
 salience explain net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
 --std 0.229,0.224,0.225 --methods gradient,lrp_epsilon --param lrp_epsilon.eps=0.01 -o out
+
+salience explain net.onnx digits.npy -o out
+
+salience explain torchvision:resnet50 photos/ --weights resnet50.pth --size 224 -o out
 
 [bold]Afterwards[/bold]
 
@@ -227,3 +234,21 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         raise expected(
             f"numbers for --{option}", repr(text), "Such as 0.5 or 0.4,0.5,0.6."
         ) from None
+
+
+def command_line(command: str, given: Mapping[str, Any]) -> str:
+    """The line for a shell that runs a command with these options again.
+
+    >>> command_line("check", {"model": "n.py:f", "data": ["a b.npy"], "seed": 3, "retarget": True})
+    "salience check n.py:f 'a b.npy' --seed=3 --retarget"
+    """
+    words = ["salience", command, str(given["model"]), *map(str, given["data"])]
+    for name, value in given.items():
+        option = "--" + {"form": "format"}.get(name, name).replace("_", "-")
+        if name in ("model", "data") or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        else:
+            words += [f"{option}={v}" for v in (value if isinstance(value, list) else [value])]
+    return shlex.join(words)

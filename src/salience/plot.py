@@ -1,4 +1,4 @@
-"""Figures: maps beside their inputs, similarity down the cascade, maps down the cascade."""
+"""Figures: maps beside their inputs, scores and maps down the cascade, attribution by value."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from salience.pictures import (
     to_array,
     wrapped,
 )
+from salience.plot_attribution import attribution_by_value
 from salience.plot_cascade import cascade
 from salience.plot_similarity import similarity
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cascade", "maps", "similarity"]
+__all__ = ["attribution_by_value", "cascade", "maps", "similarity"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.15, 0.4, 0.75, 0.14  # inches
 

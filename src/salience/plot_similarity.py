@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line
-_COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
+COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
 _MARKERS = "osv^D<>XPp*h"
 _LINES = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)))  # change where the colours begin anew
 _CONTROL_MARKERS = {"input": "_", "edges": "+", "random_map": "x"}
@@ -97,13 +97,13 @@ def _curve(axes: Axes, dataset: xarray.Dataset, name: str, score: str, level: fl
         )  # fmt: skip
         return line
     number = _number(name, dataset)
-    colour = _COLOURS[number % len(_COLOURS)]
-    places += 0.02 * (number % len(_COLOURS) - 3.5)  # lines that coincide lie side by side
+    colour = COLOURS[number % len(COLOURS)]
+    places += 0.02 * (number % len(COLOURS) - 3.5)  # lines that coincide lie side by side
     low, high = np.transpose([(1, 1), *(interval(stage, level=level) for stage in values)])
     axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
     (line,) = axes.plot(
         places, [1.0, *means], color=colour, marker=_MARKERS[number % len(_MARKERS)], label=name,
-        linestyle=_LINES[number // len(_COLOURS) % len(_LINES)], linewidth=1.4, markersize=5,
+        linestyle=_LINES[number // len(COLOURS) % len(_LINES)], linewidth=1.4, markersize=5,
     )  # fmt: skip
     return line
 

@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,3 +40,11 @@ def provenance(model: Callable[..., Any], x: Tensor) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def weights_file(path: Path | None) -> dict[str, str]:
+    """SHA-256 of the file that the weights were read from."""
+    if path is None:
+        return {}
+    with path.open("rb") as file:
+        return {"weights_file_sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from salience.plot_cascade import cascade, shown_stages
+from salience.plot_cascade import cascade
 from salience.plot_similarity import THRESHOLDS, similarity
 from salience.verdicts import (
     CONSTANT,
@@ -35,6 +35,7 @@ LIMITS = (
     "Known limits: a top-down cascade keeps the scale of activations, and an uninformative map "
     "scores well (Binder 2023): hold these verdicts beside a test of faithfulness, never alone."
 )
+_DRAWN = 2  # inputs in cascade.png: it has a row per input and method
 # blue against orange, told apart by every eye; the words alone say it too
 _COLOURS = {
     SENSITIVE: "bold dodger_blue2", PARTIAL: "bold", INSENSITIVE: "bold dark_orange3",
@@ -103,12 +104,8 @@ def save_study(
     folder  it exists
     told    goes into verdicts.json, beside the verdicts
     form    "nc" (netCDF) or "zarr"
-
-    Of the maps, the stages that the figure shows are kept.
     """
     files = [folder / FORMATS[form], folder / "verdicts.json", folder / "similarity.png"]
-    if "maps" in dataset:
-        dataset = dataset.isel({"map_stage": shown_stages(dataset)})
     _write(dataset, files[0])
     summary = {**told, "score": score, "thresholds": THRESHOLDS, "limits": LIMITS,
                "verdicts": {name: asdict(v) for name, v in judged.items()}}  # fmt: skip
@@ -116,7 +113,7 @@ def save_study(
     similarity(dataset, score=score).savefig(files[2])
     if "maps" in dataset and dataset["inputs"].ndim <= 5:
         files.append(folder / "cascade.png")
-        cascade(dataset, range(dataset.sizes["map_sample"])).savefig(files[-1])
+        cascade(dataset, range(min(_DRAWN, dataset.sizes["map_sample"]))).savefig(files[-1])
     return files
 
 

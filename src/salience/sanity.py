@@ -86,8 +86,12 @@ def randomization_test(
     means something else) with the dimensions method, stage (in the order of the cascade), repeat
     and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
     last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
-    inputs, both by |Spearman|. With keep_maps, `maps` (map_method, map_stage, map_sample, ...)
-    holds maps from "trained" down the cascade, and `inputs` (map_sample, ...) what they explain.
+    inputs, both by |Spearman|. `conservation_error` and `completeness_error` (method, sample) are
+    those of the trained network's maps, NaN for a method that has none. `cost` (method) is what a
+    map costs in plain gradients, the one number that differs from run to run; `uncovered` (method)
+    names the operations that a method has no rule for. With keep_maps, `maps` (map_method,
+    map_stage, map_sample, ...) holds maps from "trained" down the cascade, and `inputs`
+    (map_sample, ...) what they explain.
     Attributes hold what is needed to repeat the run.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
@@ -103,10 +107,7 @@ def randomization_test(
     check_model(model)
     x = torch.as_tensor(x)
     check_input(model, x)
-    if repeats < 1 or not len(x):
-        raise expected("at least one repeat and one sample", f"{repeats} and {len(x)}", "")
-    if kind not in KINDS:
-        raise unknown("kind of test", kind, KINDS)
+    _check_sizes(repeats, len(x), kind, batch_size)
     recipe = Recipe(order, weights, batch_norm, seed, output)
     chosen = _chosen(methods, controls)
     options = {
@@ -116,17 +117,15 @@ def randomization_test(
     }  # fmt: skip
     table = _scores(scores, x) if kind != "efficient" else {RISE: complexity_rise}
     given = dict(parameters or {})
-    for name in given:
-        if name not in {method.name for method in chosen}:
-            raise unknown("method to give parameters to", name, [m.name for m in chosen])
+    for name in given.keys() - {method.name for method in chosen}:
+        raise unknown("method to give parameters to", name, [m.name for m in chosen])
     study = Comparison(
         model, recipe, chosen, table, repeats, controls, given, kind == "smooth", methods is None
     )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
     size = batch_size or min(len(x), SAMPLES_PER_TAPE)
     study.plan(x, stages if kind != "efficient" else 1)
     study.keep_maps = min(keep_maps, len(x))
+    study.measure_costs(x, size, target)
     with _bar(progress, len(x) * repeats * len(study.scored)) as bar:
 
         def run(part: slice) -> Scores:
@@ -134,6 +133,15 @@ def randomization_test(
 
         results = [result for _, result in in_parts(run, len(x), size)]
     return study.dataset(results, {**options, **provenance(model, x)})
+
+
+def _check_sizes(repeats: int, samples: int, kind: str, batch_size: int | None) -> None:
+    if repeats < 1 or not samples:
+        raise expected("at least one repeat and one sample", f"{repeats} and {samples}", "")
+    if kind not in KINDS:
+        raise unknown("kind of test", kind, KINDS)
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
 
 
 def _chosen(methods: Any, controls: bool) -> list[Method]:

@@ -14,8 +14,10 @@ prepared once.
 | `hog` | Pearson of histograms of oriented gradients, in [-1, 1] | (B, C, H, W) or (B, H, W) |
 
 `ssim` and `hog` scale each map to [0, 1] by its own range over all channels, and read a tensor of
-three dimensions as (B, H, W). No score is a number where it is undefined: a NaN or an infinity
-anywhere in one of the two maps, or a constant map, makes that pair's score NaN.
+three dimensions as (B, H, W). `ssim` computes in float32 where the maps are float32, which changes
+it by less than 1e-5; all else is float64 (`hog` counts in bins, and rounding can change a bin).
+No score is a number where it is undefined: a NaN or an infinity anywhere in one of the two maps, or
+a constant map, makes that pair's score NaN.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from salience.errors import expected
+from salience.ranks import ranks, rows_of_maps
 
 __all__ = ["Similarity", "hog_features", "ranks", "similarities"]
 
@@ -37,19 +39,12 @@ _RADIUS, _SIGMA = 5, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 # HOG: orientation bins over 180 degrees, pixels along a cell, cells along a block.
 _BINS, _CELL, _BLOCK = 9, 8, 3
-# Integers that hold the bits of a float.
-_INTEGERS = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
 
 
 class Similarity(NamedTuple):
     """A score between maps: score(a, b) = compare(prepare(a), prepare(b)).
 
-    `prepare`: maps (B, ...) -> (B, ...) float64, what the score keeps of a map.
+    `prepare`: maps (B, ...) -> (B, ...), what the score keeps of a map.
     `compare`: two prepared tensors of one shape -> (B,) float64.
     Scores with the same `prepare` function share its result. Gradients are not tracked.
     Raises SalienceError where the shapes differ or the score does not exist for maps of that shape.
@@ -73,35 +68,6 @@ class Similarity(NamedTuple):
         return self.compare(self.prepare(a), self.prepare(b))
 
 
-def ranks(maps: Tensor) -> Tensor:
-    """Average ranks of each map's entries, from 1 to N: entry x has
-    #(smaller than x) + (#(equal to x) + 1) / 2, with -0.0 equal to 0.0.
-
-    maps: (B, ...), any real dtype. Returns (B, N) float64; a map with a NaN or an infinity has
-    NaN ranks. Raises SalienceError without a batch dimension or without entries.
-    Source: Kendall, "The treatment of ties in ranking problems" (1945).
-
-    >>> ranks(torch.tensor([[0.5, -2.0, 0.5, 9.0]]))
-    tensor([[2.5000, 1.0000, 2.5000, 4.0000]], dtype=torch.float64)
-    """
-    rows = _rows(maps)
-    batch, size = rows.shape
-    values, order = _sort_rows(_sortable(rows))
-    same = torch.zeros(batch * size + 1, dtype=torch.bool, device=rows.device)
-    torch.eq(values[1:], values[:-1], out=same[1:-1])  # as the entry before
-    same[::size] = False
-    here, after = same[:-1], same[1:]
-    first, last = ((t > u).nonzero().flatten() for t, u in ((after, here), (here, after)))
-    more = last - first  # a run of equal values has 1 + more entries
-    tied = more.double().div_(2).add_(first % size + 1)
-    result = torch.arange(1, size + 1, dtype=torch.float64, device=rows.device).repeat(batch)
-    result.masked_scatter_(here | after, tied.repeat_interleave(more + 1))
-    result = torch.empty_like(result).view(batch, size).scatter_(1, order, result.view(batch, size))
-
-    extremes = rows.gather(1, order[:, [0, -1]])  # what is not finite lies at the ends
-    return result.masked_fill_(~extremes.isfinite().all(1, keepdim=True), math.nan)
-
-
 def hog_features(maps: Tensor) -> Tensor:
     """Histograms of oriented gradients of maps scaled to [0, 1] by their own range.
 
@@ -117,17 +83,24 @@ def hog_features(maps: Tensor) -> Tensor:
     >>> hog_features(torch.arange(2.0 * 3 * 32 * 40).view(2, 3, 32, 40)).shape
     torch.Size([2, 486])
     """
-    magnitude, bins = _gradients(_images(maps, "hog", _CELL * _BLOCK))  # (B, 1, H, W)
-    votes = [F.avg_pool2d(magnitude * (bins == k), _CELL) for k in range(_BINS)]
-    histograms = torch.cat(votes, 1)  # (B, bins, H // 8, W // 8)
+    magnitude, bins = _gradients(_images(maps, "hog", _CELL * _BLOCK))  # (B, H, W)
+    batch, high, wide = len(maps), *(size // _CELL for size in magnitude.shape[1:])
+    inside = (slice(None), slice(high * _CELL), slice(wide * _CELL))
+    rows, columns = (
+        torch.arange(size * _CELL, device=maps.device) // _CELL for size in (high, wide)
+    )
+    cells = bins[inside].long() + _BINS * (rows[:, None] * wide + columns)
+    histograms = magnitude.new_zeros(batch, high * wide * _BINS)
+    histograms.scatter_add_(1, cells.flatten(1), magnitude[inside].flatten(1))
+    histograms = histograms.view(batch, high, wide, _BINS).permute(0, 3, 1, 2) / _CELL**2
     blocks = histograms.unfold(2, _BLOCK, 1).unfold(3, _BLOCK, 1)
     blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (B, H // 8 - 2, W // 8 - 2, 81)
     return _normalise(_normalise(blocks).clamp_(max=0.2)).flatten(1)
 
 
 def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Magnitude and orientation bin (B, 1, H, W) of the channel that changes most."""
-    rows = _rows(images).double()
+    """Magnitude and orientation bin (B, H, W) of the channel that changes most."""
+    rows = rows_of_maps(images).double()
     _, span = _range(rows)
     images = rows.view(images.shape)
     down, right = torch.zeros_like(images), torch.zeros_like(images)
@@ -135,11 +108,11 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     torch.sub(images[..., 2:], images[..., :-2], out=right[..., 1:-1])
     # Chosen before scaling, whose rounding would break the ties of integer-valued maps.
     magnitude, strongest = torch.hypot(down, right).max(1, keepdim=True)
-    down, right = down.gather(1, strongest), right.gather(1, strongest)
+    down, right = down.gather(1, strongest)[:, 0], right.gather(1, strongest)[:, 0]
     degrees = torch.atan2(down, right).rad2deg_().remainder_(180.0)
     # A negative angle of rounding size has remainder 180: it belongs to the last bin.
-    bins = degrees.div_(180.0 / _BINS).floor_().clamp_(max=_BINS - 1)
-    return magnitude.div_(span[:, :, None, None]), bins
+    bins = degrees.div_(180.0 / _BINS).floor_().nan_to_num_().clamp_(max=_BINS - 1)
+    return magnitude[:, 0].div_(span[:, :, None]), bins
 
 
 def _normalise(blocks: Tensor, eps: float = 1e-5) -> Tensor:
@@ -148,7 +121,7 @@ def _normalise(blocks: Tensor, eps: float = 1e-5) -> Tensor:
 
 def _prepare_pearson(maps: Tensor) -> Tensor:
     """Centred unit vectors (B, N): their inner product is the correlation of the values."""
-    rows = _scaled(_rows(maps))  # no sum of squares over- or underflows on [0, 1]
+    rows = _scaled(rows_of_maps(maps))  # no sum of squares over- or underflows on [0, 1]
     return _unit(rows.sub_(rows.mean(1, keepdim=True)))
 
 
@@ -159,7 +132,7 @@ def _prepare_spearman(maps: Tensor) -> Tensor:
 
 
 def _prepare_spearman_of_abs(maps: Tensor) -> Tensor:
-    return _prepare_spearman(_rows(maps).abs())
+    return _prepare_spearman(rows_of_maps(maps).abs())
 
 
 def _prepare_hog(maps: Tensor) -> Tensor:
@@ -167,14 +140,21 @@ def _prepare_hog(maps: Tensor) -> Tensor:
 
 
 def _prepare_ssim(maps: Tensor) -> Tensor:
-    """The scaled map, its window means and its window variances (B, 3, C, H, W)."""
-    images = _scaled(_images(maps, "ssim", 2 * _RADIUS + 1))  # (B, C, H, W)
-    prepared = images.new_zeros(images.shape[0], 3, *images.shape[1:])
-    prepared[:, 0] = images
+    """The scaled map less its mean, its window means and its window variances (B, 3, C, H, W).
+
+    Squares about the mean lose less to rounding. Window means are about it, too, and it is kept
+    around them, where there are none.
+    """
+    images = _images(maps, "ssim", 2 * _RADIUS + 1)  # (B, C, H, W)
+    rows = _scaled(images, _working_type(images)).flatten(1)
+    centre = rows.mean(1).view(-1, 1, 1, 1)
+    images = rows.view(images.shape).sub_(centre)
+    prepared = images.new_empty(images.shape[0], 3, *images.shape[1:])
+    prepared[:, 0], prepared[:, 1], prepared[:, 2] = images, centre, 0
     mean = _window_mean(images)
     inside = prepared[..., _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    inside[:, 2] = _window_mean(images.square_()).sub_(mean.square())
     inside[:, 1] = mean
-    inside[:, 2] = _window_mean(images.square_()).sub_(mean.square_())
     return prepared
 
 
@@ -184,12 +164,12 @@ def _compare_ssim(a: Tensor, b: Tensor) -> Tensor:
     _check_same(a, b)
     inside = (..., slice(_RADIUS, -_RADIUS), slice(_RADIUS, -_RADIUS))
     (_, mean_a, variance_a), (_, mean_b, variance_b) = a[inside].unbind(1), b[inside].unbind(1)
-    product = mean_a * mean_b
-    covariance = _window_mean(a[:, 0] * b[:, 0]).sub_(product)
-    score = product.mul_(2).add_(_C1).mul_(covariance.mul_(2).add_(_C2))
-    score /= (mean_a.square() + mean_b.square()).add_(_C1)
-    score /= (variance_a + variance_b).add_(_C2)
-    return score.flatten(1).mean(1)
+    covariance = _window_mean(a[:, 0] * b[:, 0]).sub_(mean_a * mean_b)
+    mean_a, mean_b = mean_a + a[:, 1, :1, :1, :1], mean_b + b[:, 1, :1, :1, :1]
+    score = (mean_a * mean_b).mul_(2).add_(_C1)
+    score /= mean_a.square().add_(mean_b.square()).add_(_C1)
+    score *= covariance.mul_(2).add_(_C2).div_((variance_a + variance_b).add_(_C2))
+    return score.flatten(1).mean(1, dtype=torch.float64)
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -222,45 +202,21 @@ def _range(rows: Tensor) -> tuple[Tensor, Tensor]:
     return low, torch.where(span.isfinite(), span, math.nan)
 
 
-def _scaled(maps: Tensor) -> Tensor:
-    """(x - min) / (max - min) per map in float64; 0 / 0 makes a constant map NaN."""
-    rows = _rows(maps)
+def _scaled(maps: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(x - min) / (max - min) per map; 0 / 0 makes a constant map NaN."""
+    rows = rows_of_maps(maps)
     low, span = _range(rows)
-    return (rows - low).div_(span).view(maps.shape)
+    # of float32 values, float32 differences are as good as any: what is lost is lost by scaling
+    return (rows.to(dtype) - low.to(dtype)).div_(span.to(dtype)).view(maps.shape)
+
+
+def _working_type(maps: Tensor) -> torch.dtype:
+    """float32 for float32 maps, else float64."""
+    return torch.float32 if maps.dtype == torch.float32 else torch.float64
 
 
 def _unit(rows: Tensor) -> Tensor:
     return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
-
-
-def _sort_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted keys, flat (B * N,), and the entries (B, N) they come from."""
-    # On a CPU torch radix-sorts integers of one dimension, three times as fast as rows; below
-    # some thousand entries it does not, and the calls would cost more than the sorting.
-    if keys.device.type == "cpu" and len(keys) and keys.shape[1] >= 4096:
-        pairs = [row.sort() for row in keys]
-        return torch.cat([p.values for p in pairs]), torch.stack([p.indices for p in pairs])
-    values, order = keys.sort(dim=1)
-    return values.flatten(), order
-
-
-def _sortable(values: Tensor) -> Tensor:
-    """Integers in the order of the values, -0.0 equal to 0.0."""
-    bits = (values + 0.0).view(_INTEGERS[values.dtype])  # -0.0 + 0.0 is 0.0
-    info = torch.iinfo(bits.dtype)
-    # A float is sign and magnitude: the magnitude bits of the negative ones are turned over.
-    return bits ^ ((bits >> (info.bits - 1)) & info.max)
-
-
-def _rows(maps: Tensor) -> Tensor:
-    if maps.ndim < 2 or 0 in maps.shape[1:] or maps.is_complex():
-        raise expected(
-            "real maps (B, ...) with at least one entry each",
-            f"shape {tuple(maps.shape)} of {maps.dtype}",
-            "Give a single map a batch dimension with map[None].",
-        )
-    rows = maps.detach().flatten(1)
-    return rows if rows.dtype in _INTEGERS else rows.double()
 
 
 def _images(maps: Tensor, name: str, side: int) -> Tensor:

@@ -13,17 +13,17 @@ from bokeh.models import (
     BoxAnnotation,
     ColumnDataSource,
     FixedTicker,
+    HoverTool,
     LinearColorMapper,
-    PanTool,
     PlainText,
     Range1d,
-    WheelZoomTool,
 )
 from bokeh.plotting import figure
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line; the first is light in the dark
 COLOURS = "#7f7f7f #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
 DASHES = ("solid", "dashed", "dotdash")
+HOVER = ("method", "stage", "similarity", "95% interval")  # of a dot, in words
 _TICKS = 30
 
 
@@ -67,7 +67,7 @@ def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> Any
     plot = figure(
         x_range=x_range, y_range=y_range, width=220, height=max(24, round(220 * ratio)),
         sizing_mode="scale_width", toolbar_location=None, min_border=0, outline_line_color=None,
-        tools=[PanTool(), WheelZoomTool(modifiers={"ctrl": True})], name=f"panel-{number}",
+        tools="", name=f"panel-{number}",  # gestures.js moves the ranges
     )  # fmt: skip
     plot.axis.visible = False
     plot.grid.visible = False
@@ -89,31 +89,43 @@ def curves(
         bottom=thresholds[0], top=thresholds[1], fill_color="#888888", fill_alpha=0.16,
         line_color=None, level="underlay",
     ))  # fmt: skip
-    coloured = 0
+    coloured, targets = 0, []
     for number, role in enumerate(roles):
         style = {"line_color": "#888888", "line_dash": "dashed", "line_width": 1.2}
         if role == "method":
             colour, dash = curve_style(coloured)
             style = {"line_color": colour, "line_dash": dash, "line_width": 2.0}
             coloured += 1
-        source = _source(f"curve-{number}", "x", "mean", "low", "high")
-        band = plot.varea(
-            "x", "low", "high", source=source, fill_color=style["line_color"], fill_alpha=0.12,
-            name=f"curve-{number}-band",
-        )  # fmt: skip
-        band.visible = role == "method"
-        plot.line("x", "mean", source=source, name=f"curve-{number}-line", **style)
-        plot.scatter(
-            "x", "mean", source=source, size=5, line_color=style["line_color"],
-            fill_color=style["line_color"], name=f"curve-{number}-dots",
-        )  # fmt: skip
+        targets.append(_curve(plot, number, style, role == "method"))
+    plot.add_tools(HoverTool(
+        renderers=targets, name="curve-hover", point_policy="snap_to_data",
+        tooltips=[(title, f"@{{{title}}}") for title in HOVER],
+    ))  # fmt: skip
     _label(plot, ["trained", *stages])
     return _quiet(plot)
 
 
+def _curve(plot: Any, number: int, style: dict[str, Any], band: bool) -> Any:
+    """Line, band and dots of one method; hands back what the cursor hits, larger than a dot."""
+    colour, name = style["line_color"], f"curve-{number}"
+    source = _source(name, "x", "mean", "low", "high", *HOVER)
+    area = plot.varea(
+        "x", "low", "high", source=source, fill_color=colour, fill_alpha=0.12, name=f"{name}-band"
+    )
+    area.visible = band
+    plot.line("x", "mean", source=source, name=f"{name}-line", **style)
+    dots = {"line_color": colour, "fill_color": colour}
+    plot.scatter("x", "mean", source=source, size=5, name=f"{name}-dots", **dots)
+    unseen = {"fill_alpha": 0, "line_alpha": 0}
+    return plot.scatter("x", "mean", source=source, size=16, name=f"{name}-target", **unseen)
+
+
 def curve_style(number: int) -> tuple[str, str]:
-    """Colour and dash of the line of a method."""
-    return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+    """Colour and dash of the line of a method; dashed grey ones are controls."""
+    if number < len(COLOURS):
+        return COLOURS[number], DASHES[0]
+    turn, place = divmod(number - len(COLOURS), len(COLOURS) - 1)
+    return COLOURS[1 + place], DASHES[1 + turn % (len(DASHES) - 1)]
 
 
 def _label(plot: Any, names: Sequence[str]) -> None:

@@ -81,15 +81,17 @@ def attribution_rows(dataset: xarray.Dataset) -> dict[str, Any]:
     return {
         "outputs": outputs, "methods": methods, "classes": list(map(str, dataset["class"].values)),
         "chance": plain(np.asarray(dataset["chance"].values).tolist()), **parts,
+        "units": str(dataset.attrs.get("units", "")), "inputs": dataset.sizes.get("sample", 0),
     }  # fmt: skip
 
 
 def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
     """Everything that the dataset says about its origin, what identifies it first."""
     first: Sequence[str] = (
-        "command", "options", "model", "model_fingerprint", "data_fingerprint", "data_shape",
-        "dtype", "device", "machine", "time", "seed", "repeats", "order", "target", "stages",
-        "weights", "batch_norm", "method_parameters", "salience", "torch", "python",
+        "command_line", "command", "options", "model", "model_fingerprint",
+        "weights_file_sha256", "data_fingerprint", "data_shape", "dtype", "device", "machine",
+        "time", "seed", "repeats", "order", "target", "stages", "weights", "batch_norm",
+        "method_parameters", "salience", "torch", "numpy", "python",
     )  # fmt: skip
     names = [name for name in first if name in attributes]
     names += [str(name) for name in attributes if name not in first]

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
+from salience.report.extras import Extras, completed
 from salience.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -23,18 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST = 15_000_000  # bytes of the file
 _RESERVE = 500_000  # for numbers, tables and names, beside scripts and pixels
-_SCRIPTS = ("pixels.js", "viewer.js", "curves.js", "page.js")
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a report shows beside the dataset, where it is known."""
-
-    attribution: xarray.Dataset | None = None
-    coverage: Mapping[str, Sequence[str]] | None = None
-    errors: Mapping[str, float] | None = None
-    costs: Mapping[str, float] | None = None
-    score: str | None = None
+_SCRIPTS = ("pixels.js", "gestures.js", "viewer.js", "curves.js", "page.js")
 
 
 def build(
@@ -53,10 +42,10 @@ def build(
 
     dataset      from `randomization_test`; its maps are shown if it was run with keep_maps=n
     title        of the page; by default the question, about the dataset's model
-    attribution  from `attribution_by_value`
-    coverage     method -> operations of the network that it has no rule for
-    errors       method -> largest relative conservation or completeness error
-    costs        method -> its cost, in plain gradients
+    attribution  from `attribution_by_value`; by default quarters of the values of the inputs held
+    coverage     method -> operations that it has no rule for, in place of the dataset's
+    errors       method -> largest relative conservation or completeness error, in the same way
+    costs        method -> its cost, in plain gradients, in the same way
     score        that verdicts are about, as in `verdicts`
     largest      bytes that the file may have; maps are made smaller, and then fewer, to fit
 
@@ -68,8 +57,14 @@ def build(
     >>> salience.report.build(data, tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
-    path = Path(path)
     extras = Extras(attribution, coverage, errors, costs, score)
+    return write(dataset, Path(path), extras, title, largest)
+
+
+def write(
+    dataset: xarray.Dataset, path: Path, extras: Extras, title: str | None, largest: int = LARGEST
+) -> Path:
+    """The page as a file; it is whole or not there."""
     plan = None
     if "maps" in dataset:
         room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
@@ -90,24 +85,13 @@ def render(
     embedded: bool,
 ) -> str:
     """The page; its pixels are in it, or asked for from where it came from."""
-    from jinja2 import Environment, StrictUndefined
-
-    judged = _judged(dataset, extras.score)
+    extras = completed(extras, dataset)
+    judged, scripts = _judged(dataset, extras.score), _scripts()
     study, roots = _numbers(dataset, judged, extras, plan), _figures(dataset, extras, plan)
-    scripts = _scripts()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
     model = str(dataset.attrs.get("model", "this network"))
-    template = environment.from_string(_asset("page.html.jinja"))
-    return template.render(
-        title=title
-        or (
-            f"Which saliency maps of {model} can be believed?"
-            if judged
-            else f"Saliency maps of {model}"
-        ),
+    question = f"Which saliency maps of {model} can be believed?"
+    return _template().render(
+        title=title or (question if judged else f"Saliency maps of {model}"),
         policy=_policy(scripts, "'none'" if embedded else "'self'"),
         style=_asset("page.css"),
         scripts=scripts,
@@ -122,6 +106,16 @@ def render(
         versions={"salience": version("salience"), "Bokeh": version("bokeh")},
         curve_style=figures.curve_style,
     )
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    return environment.from_string(_asset("page.html.jinja"))
 
 
 def _judged(dataset: xarray.Dataset, score: str | None) -> Mapping[str, Verdict]:
@@ -139,34 +133,50 @@ def _numbers(
 ) -> dict[str, Any]:
     """Everything that the page shows as a number, as the script reads it."""
     coverage, shares = extras.coverage, extras.attribution
-    found: dict[str, Any] = {
+    return {
         "thresholds": list(THRESHOLDS),
-        "test": None,
+        "test": _test(dataset, judged, extras) if judged else None,
         "maps": None if plan is None else _maps(dataset, plan),
         "attribution": None if shares is None else numbers.attribution_rows(shares),
         "coverage": None if coverage is None else {k: list(v) for k, v in coverage.items()},
+        "errors": numbers.plain(dict(extras.errors or {})),
     }
-    if judged:
-        rises = dataset.attrs.get("kind") == "efficient"
-        scores = numbers.scores_of(dataset, extras.score)
-        found["test"] = {
-            "measure": "rise" if rises else "retention",
-            "methods": list(map(str, dataset["method"].values)),
-            "roles": list(map(str, dataset["role"].values)),
-            "stages": list(map(str, dataset["stage"].values)),
-            "order": str(dataset.attrs.get("order", "top_down")),
-            "scores": {name: numbers.SCORES.get(name, name) for name in scores},
-            "similarity": numbers.similarity(dataset, scores),
-            "first": numbers.first_repeat(dataset, scores[0]),
-            "rows": numbers.verdict_rows(dataset, judged, extras.errors, extras.costs),
-        }
-    return found
+
+
+def _test(dataset: xarray.Dataset, judged: Mapping[str, Verdict], extras: Extras) -> dict[str, Any]:
+    rises = dataset.attrs.get("kind") == "efficient"
+    scores = numbers.scores_of(dataset, extras.score)
+    return {
+        "measure": "rise" if rises else "retention",
+        "methods": list(map(str, dataset["method"].values)),
+        "roles": list(map(str, dataset["role"].values)),
+        "stages": list(map(str, dataset["stage"].values)),
+        "order": str(dataset.attrs.get("order", "top_down")),
+        "scores": {name: numbers.SCORES.get(name, name) for name in scores},
+        "similarity": numbers.similarity(dataset, scores),
+        "first": numbers.first_repeat(dataset, scores[0]),
+        "rows": numbers.verdict_rows(dataset, judged, extras.errors, extras.costs),
+    }
 
 
 def _maps(dataset: xarray.Dataset, plan: pixels.Plan) -> dict[str, Any]:
     stages = list(map(str, dataset["map_stage"].values))
+    return {
+        "methods": list(map(str, dataset["map_method"].values)),
+        "stages": [stages[k] for k in plan.stages],
+        "stage_numbers": list(plan.stages), "samples": list(plan.samples),
+        "names": [_input_name(dataset, k) for k in plan.samples],
+        "size": list(plan.size), "inputs": list(plan.inputs),
+        "full": list(pixels.picture_size(dataset)),
+        "depth": pixels.inputs_depth(dataset), "signed": pixels.signed_methods(dataset),
+        "clip": pixels.CLIP, "notes": _left_out(dataset, plan),
+    }  # fmt: skip
+
+
+def _left_out(dataset: xarray.Dataset, plan: pixels.Plan) -> list[str]:
+    """In words, what of the maps the page does not hold."""
     height, width = pixels.picture_size(dataset)
-    held = dataset.sizes["map_stage"] - 1, dataset.sizes["map_sample"]
+    stages, samples = dataset.sizes["map_stage"] - 1, dataset.sizes["map_sample"]
     notes = []
     if plan.size != (height, width):
         notes.append(
@@ -175,27 +185,17 @@ def _maps(dataset: xarray.Dataset, plan: pixels.Plan) -> dict[str, Any]:
         )
     if plan.inputs != (height, width):
         notes.append(f"Inputs were averaged to {plan.inputs[0]} x {plan.inputs[1]} pixels.")
-    if len(plan.stages) - 1 < held[0]:
-        notes.append(f"{len(plan.stages) - 1} of {held[0]} randomised stages are held.")
-    if len(plan.samples) < held[1]:
-        notes.append(f"{len(plan.samples)} of {held[1]} inputs are held.")
-    if notes:
-        notes.append("The whole study opens with salience view.")
-    return {
-        "methods": list(map(str, dataset["map_method"].values)),
-        "stages": [stages[k] for k in plan.stages],
-        "stage_numbers": list(plan.stages), "samples": list(plan.samples),
-        "names": [_input_name(dataset, k) for k in plan.samples],
-        "size": list(plan.size), "inputs": list(plan.inputs), "full": [height, width],
-        "depth": pixels.inputs_depth(dataset), "signed": pixels.signed_methods(dataset),
-        "clip": pixels.CLIP, "notes": notes,
-    }  # fmt: skip
+    if len(plan.stages) - 1 < stages:
+        notes.append(f"{len(plan.stages) - 1} of {stages} randomised stages are held.")
+    if len(plan.samples) < samples:
+        notes.append(f"{len(plan.samples)} of {samples} inputs are held.")
+    return [*notes, "The whole study opens with salience view."] if notes else []
 
 
 def _input_name(dataset: xarray.Dataset, number: int) -> str:
-    if "map_sample" in dataset.coords:
-        return str(dataset["map_sample"].values[number])
-    return f"input {number}"
+    named = "map_sample" in dataset.coords
+    name = str(dataset["map_sample"].values[number]) if named else str(number)
+    return f"input {name}" if name.isdecimal() else name
 
 
 def _figures(dataset: xarray.Dataset, extras: Extras, plan: pixels.Plan | None) -> list[Any]:

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 from salience.report import pixels
-from salience.report.page import Extras, render
+from salience.report.extras import Extras
+from salience.report.page import render
 
 if TYPE_CHECKING:
     import xarray

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +21,10 @@ MAPS = "maps.npz"
 
 @dataclass(frozen=True)
 class Stored:
-    """A result, and what lies beside it.
-
-    score     that its verdicts are about, where that was said
-    coverage  method -> operations that it has no rule for
-    errors    method -> largest conservation or completeness error
-    """
+    """A result, and the score that its verdicts are about, where that was said."""
 
     dataset: xarray.Dataset
     score: str | None = None
-    coverage: Mapping[str, Sequence[str]] | None = None
-    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 def open_study(path: Path) -> Stored:
@@ -41,16 +33,12 @@ def open_study(path: Path) -> Stored:
     path  a folder that `salience check` or `salience explain` wrote, or its study.nc, study.zarr
           or maps.npz
 
-    Errors of maps and coverage come from maps.npz and verdicts.json beside it, where they are about
-    the same weights.
-
     Errors: SalienceError for a path that holds no result.
     """
     file = _file_of(Path(path))
     try:
         if file.suffix == ".npz":
-            dataset, errors = _maps_file(file)
-            return Stored(dataset, errors=errors)
+            return Stored(_maps_file(file))
         import xarray
 
         opened = xarray.open_zarr(file, consolidated=False) if file.is_dir() else None
@@ -61,14 +49,7 @@ def open_study(path: Path) -> Stored:
     if "maps" not in dataset and not {"method", "stage"} <= set(dataset.dims):
         cure = "Give the folder that salience check wrote."
         raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
-    told = _told(file.with_name("verdicts.json"), dataset)
-    beside = file.with_name(MAPS)
-    errors = {}
-    if beside.exists():
-        maps, found = _maps_file(beside)
-        if maps.attrs.get("model_fingerprint") == dataset.attrs.get("model_fingerprint"):
-            errors = found
-    return Stored(dataset, told.get("score"), told.get("uncovered"), errors)
+    return Stored(dataset, _told(file.with_name("verdicts.json"), dataset).get("score"))
 
 
 def _file_of(path: Path) -> Path:
@@ -91,8 +72,8 @@ def _told(file: Path, dataset: xarray.Dataset) -> dict[str, Any]:
     return told if same else {}
 
 
-def _maps_file(file: Path) -> tuple[xarray.Dataset, dict[str, float]]:
-    """Maps of `salience explain` as a dataset with one stage, and their largest errors."""
+def _maps_file(file: Path) -> xarray.Dataset:
+    """Maps of `salience explain` as a dataset with one stage, with their errors."""
     import xarray
 
     with np.load(file, allow_pickle=False) as held:
@@ -101,17 +82,18 @@ def _maps_file(file: Path) -> tuple[xarray.Dataset, dict[str, float]]:
     x = arrays["input"]
     fixed = {"input", "output", "target_value", "provenance"}
     names = [n for n in arrays if n not in fixed and arrays[n].shape == x.shape]
+    none = np.full(len(x), np.nan)
     errors = {
-        name: float(np.nanmax(arrays[f"{name}.{error}"]))
-        for name in names for error in ERRORS if f"{name}.{error}" in arrays
+        error: (("map_method", "map_sample"),
+                np.stack([arrays.get(f"{name}.{error}", none) for name in names]))
+        for error in ERRORS
     }  # fmt: skip
     space = [f"axis_{i}" for i in range(1, x.ndim)]
     maps = np.stack([arrays[name] for name in names])[:, None]
-    dataset = xarray.Dataset(
+    return xarray.Dataset(
         {"maps": (("map_method", "map_stage", "map_sample", *space), maps),
-         "inputs": (("map_sample", *space), x)},
+         "inputs": (("map_sample", *space), x), **errors},
         {"map_method": np.array(names, dtype=object),
          "map_stage": np.array(["trained"], dtype=object)},
         {key: v if isinstance(v, str) else json.dumps(v) for key, v in origin.items()},
     )  # fmt: skip
-    return dataset, errors

@@ -1,15 +1,18 @@
 // Similarity per stage: the numbers of the chosen score go to Bokeh's lines and to the table.
 function startCurves(find) {
   const test = study.test, picker = document.getElementById("score-picker");
-  const number = (value) => (value === null ? "–" : value.toFixed(2));
+  const number = (value) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(2));
 
   function show() {
     const { mean, low, high } = test.similarity[picker.value];
     test.methods.forEach((_, m) => {
       const start = test.roles[m] === "floor control" ? NaN : 1;
       const line = (values) => [start, ...values.map((v) => v ?? NaN)];
+      const told = line(mean[m]).map((_, i) => number(i ? mean[m][i - 1] : start));
       find(`curve-${m}`).data = {
         x: line(mean[m]).map((_, i) => i), mean: line(mean[m]), low: line(low[m]), high: line(high[m]),
+        method: told.map(() => test.methods[m]), stage: ["trained", ...test.stages], similarity: told,
+        "95% interval": told.map((_, i) => (i ? `${number(low[m][i - 1])} to ${number(high[m][i - 1])}` : "–")),
       };
     });
     const least = Math.min(...mean.flat().filter((v) => v !== null));
@@ -27,7 +30,7 @@ function startCurves(find) {
     button.addEventListener("click", () => {
       const m = Number(button.dataset.curve), on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      for (const part of ["line", "dots", "band"]) {
+      for (const part of ["line", "dots", "target", "band"]) {
         find(`curve-${m}-${part}`).visible = on && (part !== "band" || test.roles[m] === "method");
       }
     });

@@ -108,15 +108,26 @@ function startViewer(find) {
     x: Math.max(0, Math.min(width - 1, x)), y: Math.max(0, Math.min(height - 1, y)),
   });
 
-  function zoom(factor) {
-    for (const [range, size, place] of [[ranges.x, width, "x"], [ranges.y, height, "y"]]) {
-      const low = Math.min(range.start, range.end), span = Math.abs(range.end - range.start);
-      const wide = Math.min(size, Math.max(Math.min(size, 4), span * factor));
-      const centre = shown.cursor ? shown.cursor[place] + 0.5 : low + span / 2;
-      const from = Math.max(0, Math.min(size - wide, centre - wide * ((centre - low) / span)));
-      if (range === ranges.y) range.setv({ start: from + wide, end: from });
-      else range.setv({ start: from, end: from + wide });
-    }
+  const axes = [[ranges.x, width, "x"], [ranges.y, height, "y"]];
+  const low = (range) => Math.min(range.start, range.end), span = (range) => Math.abs(range.end - range.start);
+  function lay(range, size, from, wide) {
+    const start = Math.max(0, Math.min(size - wide, from)), end = start + wide;
+    range.setv(range === ranges.y ? { start: end, end: start } : { start, end });
+  }
+
+  // shares: what stays in place, as fractions of a panel; otherwise the cursor, or the middle.
+  function zoom(factor, shares) {
+    axes.forEach(([range, size, place], k) => {
+      const from = low(range), wide = Math.min(size, Math.max(Math.min(size, 4), span(range) * factor));
+      const cursor = shown.cursor ? (shown.cursor[place] + 0.5 - from) / span(range) : 0.5;
+      const share = shares ? shares[k] : cursor;
+      lay(range, size, from + share * (span(range) - wide), wide);
+    });
+    at("panels").classList.toggle("zoomed", span(ranges.x) < width || span(ranges.y) < height);
+  }
+
+  function move(...shares) {
+    axes.forEach(([range, size], k) => lay(range, size, low(range) + shares[k] * span(range), span(range)));
   }
 
   function key(event) {
@@ -156,7 +167,11 @@ function startViewer(find) {
   at("zoom-out").addEventListener("click", () => zoom(2));
   at("zoom-reset").addEventListener("click", () => zoom(1e9));
   at("panels").addEventListener("keydown", key);
-  for (const picture of document.querySelectorAll(".picture")) picture.addEventListener("pointermove", point);
+  const pictures = document.querySelectorAll(".picture");
+  gestures(pictures, zoom, move);
+  for (const picture of pictures) {
+    for (const kind of ["pointermove", "pointerdown"]) picture.addEventListener(kind, point);
+  }
   for (const box of document.querySelectorAll("input[name=method]")) {
     box.addEventListener("change", () => { panels[Number(box.value) + 1].hidden = !box.checked; });
   }

@@ -1,0 +1,1 @@
+"""Every law on every architecture: `python -m zoo` in the folder benchmarks."""

@@ -1,0 +1,100 @@
+"""Bad options, bad inputs and undefined scores of the randomisation test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from randomized import conv_net, images, run, values
+from torch import nn
+
+import salience
+from salience.errors import SalienceError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "topdown"}, "Did you mean 'top_down'"),
+        ({"weights": "norml"}, "Did you mean 'normal'"),
+        ({"batch_norm": "recalibrated"}, "Did you mean 'recalibrate'"),
+        ({"scores": ["spearmann"]}, "Did you mean 'spearman"),
+        ({"methods": "gradiant"}, "Did you mean 'gradient'"),
+        ({"methods": ["gradient", "gradient"]}, "'gradient' twice"),
+        ({"methods": [replace(salience.methods["gradient"], name="edges")]}, "'edges' twice"),
+        ({"parameters": {"gradeint": {}}}, "Did you mean 'gradient'"),
+        ({"methods": "lrp_epsilon", "parameters": {"lrp_epsilon": {"epsilon": 1}}}, "'eps'"),
+        ({"repeats": 0}, "at least one repeat"),
+        ({"stages": 0}, r'"all" or a number of stages; got 0 \(the network has 3\)'),
+        ({"stages": 4}, r"got 4 \(the network has 3\)"),
+        ({"stages": "second_half"}, "got 'second_half'"),
+        ({"stages": 1.5}, "got 1.5"),
+        ({"target": 3}, r"target from (0|-3) to 2; got 3"),
+        ({"scores": ["hog"]}, "at least 24 x 24 pixels for hog"),
+    ],
+)  # fmt: skip
+def test_bad_options(options, message):
+    with pytest.raises(SalienceError, match=message):
+        run(conv_net(), images(2, 1, 8, 8), **options)
+
+
+def test_bad_inputs():
+    net = conv_net()
+    with pytest.raises(SalienceError, match="expected finite input; got 1 NaN"):
+        run(net, torch.full((1, 1, 1, 1), torch.nan))
+    with pytest.raises(SalienceError, match="expected a model in eval mode"):
+        run(conv_net().train(), images(2, 1, 8, 8))
+    with pytest.raises(SalienceError, match="at least one repeat and one sample; got 2 and 0"):
+        run(net, torch.empty(0, 1, 8, 8))
+
+
+def test_a_model_without_parameters():
+    with pytest.raises(SalienceError, match="expected a model with parameters; got none"):
+        run(nn.Sequential(nn.ReLU(), nn.Flatten()).eval(), images(2, 1, 8, 8))
+
+
+class Broken(nn.Linear):
+    """A layer whose initialiser is wrong."""
+
+    broken = False
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if self.broken:
+            self.weight.data.fill_(torch.nan)
+
+
+def test_a_stage_that_makes_nan_is_counted_and_not_averaged():
+    net = nn.Sequential(Broken(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    net[0].broken = True
+    data = run(net, images(3, 6), ["gradient", "lrp_epsilon"])
+    for method in ("gradient", "lrp_epsilon"):
+        found = values(data, "spearman_abs", method)
+        assert np.isnan(found[-1]).all()
+        assert np.isfinite(found[:-1]).all()
+        verdict = salience.verdicts(data, stages="all")[method]
+        assert verdict.undefined == 6
+        assert verdict.retention == pytest.approx(found[:-1].mean())
+    assert data.attrs["undefined_spearman_abs"] == 2 * 6
+    last = salience.verdicts(data, stages="last")["gradient"]
+    assert last.verdict == "undefined"
+    assert math.isnan(last.retention)
+
+
+def test_one_sample():
+    data = run(conv_net(), images(1, 1, 8, 8), ["gradient", "lrp_epsilon"])
+    assert data.sizes["sample"] == 1
+    assert np.isnan(data.other_inputs).all()
+    assert np.isfinite(data.spearman).all()
+
+
+def test_constant_inputs_have_no_correlation():
+    data = run(conv_net(), torch.ones(2, 1, 8, 8), ["gradient"])
+    for control in ("input", "edges"):
+        assert np.isnan(values(data, "spearman", control)).all()
+        assert salience.verdicts(data)[control].verdict == "undefined"
+    assert data.attrs["undefined_spearman"] == 2 * values(data, "spearman", "input").size
+    assert np.isfinite(values(data, "spearman", "gradient")).all()

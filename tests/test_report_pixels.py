@@ -1,0 +1,112 @@
+"""The maps in the report: what the bytes hold, and how much of a study fits."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+from report_pages import (
+    Reader,
+    block_of,
+    large,
+    small_study,
+)
+
+from salience.report import build
+from salience.report.pixels import LEVELS, fitted, input_block, map_block, quantised, whole
+
+
+@pytest.fixture(scope="module")
+def study() -> xarray.Dataset:
+    return small_study()
+
+
+@pytest.fixture(scope="module")
+def page(study: xarray.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = build(study, tmp_path_factory.mktemp("report") / "report.html")
+    return path.read_text(encoding="utf-8")
+
+
+def test_pixels_give_back_the_maps(study: xarray.Dataset, page: str) -> None:
+    held = block_of(page, "study")["maps"]
+    blocks = re.findall(r'<script type="text/plain" class="block">(.*?)</script>', page)
+    assert len(blocks) == 3 and held["size"] == [32, 32] and not held["notes"]
+    count, pixels = len(held["methods"]), 32 * 32
+    for sample, text in enumerate(blocks):
+        raw = base64.b64decode(text)
+        low, high = np.frombuffer(raw[:8], "<f4")
+        grey = low + np.frombuffer(raw[8 : 8 + pixels], np.uint8) / 255 * (high - low)
+        x = study["inputs"].values[sample, 0]
+        np.testing.assert_allclose(grey.reshape(32, 32), x, atol=0.51 * (high - low) / 255)
+        at = 8 + pixels
+        for stage in range(study.sizes["map_stage"]):
+            peaks = np.frombuffer(raw[at : at + 4 * count], "<f4")
+            at += 8 * count
+            codes = np.frombuffer(raw[at : at + count * pixels], np.int8).astype(float)
+            at += count * pixels
+            ratio = np.sign(codes) * (codes / LEVELS) ** 2
+            maps = study["maps"].values[:, stage, sample, 0]
+            shown = ratio.reshape(maps.shape) * peaks[:, None, None]
+            # codes are rounded roots: half a code is 1 / 254 of the root of the peak
+            tolerance = 2 * np.sqrt(np.abs(maps) * peaks[:, None, None]) * 0.51 / LEVELS
+            assert (np.abs(shown - maps) <= tolerance + peaks[:, None, None] * 2e-5).all()
+        assert at == len(raw)
+
+
+def test_codes_of_undefined_and_empty_maps() -> None:
+    pictures = np.array([[[np.nan, 1.0], [-2.0, np.inf]], [[0.0, 0.0], [0.0, 0.0]]])
+    peaks, limits, codes = quantised(pictures)
+    assert peaks.tolist() == [2.0, 0.0] and limits[1] == 0
+    assert codes[0].ravel().tolist() == [-128, round(127 * 0.5**0.5), -127, -128]
+    assert not codes[1].any()
+
+
+def test_a_large_study_fits_into_15_megabytes_and_says_what_it_left_out(tmp_path: Path) -> None:
+    path = build(large(), tmp_path / "large.html")
+    assert path.stat().st_size <= 15_000_000
+    page = path.read_text(encoding="utf-8")
+    held = block_of(page, "study")["maps"]
+    assert len(held["samples"]) == 16 and len(held["methods"]) == 10 and len(held["stages"]) == 21
+    assert min(held["size"]) >= 48
+    words = " ".join(Reader(page).words)
+    assert f"Maps of 128 x 128 pixels were averaged to {held['size'][0]} x" in words
+    assert "salience view" in words
+
+
+@pytest.mark.bench
+def test_a_large_study_is_built_in_half_a_minute(tmp_path: Path) -> None:
+    """Processor seconds, 4 to 6 when this was written; run by make bench alone."""
+    data = large()
+    start = time.process_time()
+    build(data, tmp_path / "large.html")
+    assert time.process_time() - start < 30
+
+
+@pytest.mark.parametrize("budget", [50_000, 150_000, 300_000, 10_000_000])
+def test_plans_keep_to_their_budget(budget: int) -> None:
+    dataset = large(3, 8, 4, 64)
+    plan = fitted(dataset, budget)
+    maps = sum(
+        len(map_block(dataset, sample, stage, plan.size))
+        for sample in plan.samples for stage in plan.stages
+    )  # fmt: skip
+    inputs = sum(len(input_block(dataset, sample, plan.inputs)) for sample in plan.samples)
+    heads = 8 * (1 + 3 * len(plan.stages)) * len(plan.samples)
+    assert maps + inputs - heads <= budget
+    assert plan.stages[0] == 0 and plan.stages[-1] == 8  # trained, and wholly random
+    assert (plan == whole(dataset)) == (budget == 10_000_000)
+
+
+def test_averages_keep_the_mean() -> None:
+    dataset = large(2, 1, 1, 60)
+    raw = map_block(dataset, 0, 0, (20, 20))
+    peaks = np.frombuffer(raw[:8], "<f4")
+    codes = np.frombuffer(raw[16:], np.int8).reshape(2, 20, 20) / LEVELS
+    blocks = dataset["maps"].values[:, 0, 0, 0].reshape(2, 20, 3, 20, 3).mean((2, 4))
+    shown = np.sign(codes) * codes**2 * peaks[:, None, None]
+    np.testing.assert_allclose(shown, blocks, atol=0.01 * peaks.max())
