@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import xarray
+from measure import METHODS
 
 import salience
 
@@ -66,7 +67,7 @@ def attribution(
     """
     cell, low, high = RANGES[name]
     row = shares["mean"].sel({"class": cell})
-    sensitive = [m for m in salience.methods if verdicts[m].verdict == "sensitive"]
+    sensitive = [m for m in METHODS if verdicts[m].verdict == "sensitive"]
     numbers = {m: float(row.sel({"method": m})) for m in sensitive}
     chance = float(shares["chance"].sel({"class": cell}).isel(method=0))
     enough = sorted(numbers.values(), reverse=True)[len(numbers) // 2] if numbers else 0.0

@@ -17,8 +17,13 @@ from salience.tape import run_pass
 
 TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
-MANY = [name for name in salience.methods if name not in SINGLE]
+# the study's own choice of methods
+METHODS = (
+    "gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "guided_backprop",
+    "deconvnet", "deep_taylor", "lrp_epsilon", "lrp_alpha_beta", "excitation_backprop",
+)  # fmt: skip
+SINGLE = [name for name in METHODS if salience.methods[name].run is None]
+MANY = [name for name in METHODS if name not in SINGLE]
 EDGES, FINE_EDGES = (0, 3), (-1, 0, 1, 2, 3)  # standard deviations of a map
 FULL = {"integrated_gradients": {"max_steps": 64}}
 REDUCED = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 16}}
@@ -42,11 +47,11 @@ def measure_maps(subject: Subject) -> xarray.Dataset:
     network, x = subject.network, subject.x[:COSMOLOGIES]
     single, many = explained(network, x, SINGLE), explained(network, x[:FEW], MANY)
     together = {o: {**single[o], **many[o]} for o in OUTPUTS}
-    values = [[together[o][m][:FEW, 0].numpy() for m in salience.methods] for o in OUTPUTS]
+    values = [[together[o][m][:FEW, 0].numpy() for m in METHODS] for o in OUTPUTS]
     data = xarray.Dataset(
         {"maps": (("output", "method", "input", "y", "x"), np.array(values)),
          "kappa": (("input", "y", "x"), x[:FEW, 0].numpy())},
-        {"output": list(OUTPUTS), "method": list(salience.methods)},
+        {"output": list(OUTPUTS), "method": list(METHODS)},
     )  # fmt: skip
     for prefix, edges in (("", EDGES), ("fine_", FINE_EDGES)):
         parts = []
@@ -54,7 +59,7 @@ def measure_maps(subject: Subject) -> xarray.Dataset:
             shares = salience.attribution_by_value(maps, inputs, edges).drop_dims("sample")
             shares["chance"] = shares["chance"].broadcast_like(shares["mean"])
             parts.append(shares.reset_coords(("lower", "upper"), drop=True))
-        whole = xarray.concat(parts, "method").sel({"method": list(salience.methods)})
+        whole = xarray.concat(parts, "method").sel({"method": list(METHODS)})
         data = data.merge(whole.rename({n: f"{prefix}{n}" for n in (*whole.data_vars, "class")}))
     errors = [m["integrated_gradients"].completeness_error.max() for m in together.values()]
     return data.assign_attrs(completeness_error=float(max(errors)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from findings import Finding
 from labels import label
-from measure import FEW, TESTED
+from measure import FEW, METHODS, TESTED
 from rich.console import Console
 from rich.table import Table
 from subject import KEYS, OUTPUTS
@@ -48,7 +48,7 @@ def verdict_table(results: dict[Any, Any]) -> Table:
         caption=f"Sensitive: interval below 0.2; insensitive: above 0.4. {TESTED} maps, all "
         f"stages; SmoothGrad and integrated gradients: {FEW} maps, 3 stages.",
     )  # fmt: skip
-    for method in (*salience.methods, "input", "edges", "random_map"):
+    for method in (*METHODS, "input", "edges", "random_map"):
         found = [results[key]["verdicts"][method] for key in KEYS]
         cells = [f"{brief(v.retention, v.low, v.high)}\n{v.verdict}" for v in found]
         table.add_row(label(method), *cells)
@@ -61,7 +61,7 @@ def share_table(results: dict[Any, Any], cell: str) -> Table:
     table = Table("method", *columns(), title=title)
     shares = [results[key]["shares"].sel({"class": cell}) for key in KEYS]
     table.add_row("chance", *(f"{data['chance'].values[0]:.3f}" for data in shares))
-    for method in salience.methods:
+    for method in METHODS:
         rows = [data.sel({"method": method}) for data in shares]
         numbers = [[r[part].item() for part in ("mean", "low", "high")] for r in rows]
         cells = [brief(*row) for row in numbers]

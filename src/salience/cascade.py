@@ -16,6 +16,7 @@ from salience.linear import Weights
 from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
 from salience.replay import can_replay, replay
 from salience.tape import Tape, run_pass
+from salience.targets import Part
 from salience.trace import Operation
 
 ORDERS = ("top_down", "bottom_up", "independent")
@@ -30,7 +31,7 @@ class Recipe:
     weights: str = "own"
     batch_norm: str = "keep"
     seed: int = 0
-    output: str | int | None = None
+    output: Part = None
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience import controls as control
+from salience import inputs
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.checks import check_output
 from salience.cost import NOTE, UNITS, in_gradients
@@ -20,6 +21,7 @@ from salience.methods import Method
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape, run_pass
 from salience.targets import Target, resolve, rows_of
+from salience.together import as_one, check_shown, shown, values_of
 
 if TYPE_CHECKING:
     import xarray
@@ -60,16 +62,18 @@ class Comparison:
         self._last: dict[str, Tensor] = {}
         self._spread = {method.name: 0.0 for method in methods}
 
-    def plan(self, x: Tensor, stages: int | str) -> None:
+    def plan(self, x: Any, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
+        tape = run_pass(self.model, _rows(x, slice(1)), self.recipe.output, keep=True)
         if self.controls:
-            self.fixed = [*control.unchanging(x[:1]), control.RANDOM_MAP]
+            self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
         for name in self.names:
             if self.names.count(name) > 1:
                 cure = "Give each method its own name, and none of a control's."
                 raise expected("methods and controls of different names", f"{name!r} twice", cure)
-        tape = run_pass(self.model, x[:1], self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
+        if self.keep_maps:
+            check_shown(x, tape.leaves)
         self._try_methods(tape)
         self.uncovered = {m.name: ", ".join(tape.coverage(m).uncovered) for m in self.methods}
         found = ordered_stages(tape, self.recipe.order)
@@ -80,10 +84,11 @@ class Comparison:
         covered = {name for _, stage in found for name in stage.parameters.values()}
         self.untouched = sorted(set(named or ()) - covered)
 
-    def measure_costs(self, x: Tensor, count: int, target: Target) -> None:
+    def measure_costs(self, x: Any, count: int, target: Target) -> None:
         """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, given = self.recipe.output, self.parameters
-        found = in_gradients(self.model, x[:count], len(x), self.methods, target, output, given)
+        output, given, total = self.recipe.output, self.parameters, inputs.samples_of(x)
+        batch = _rows(x, slice(count))
+        found = in_gradients(self.model, batch, total, self.methods, target, output, given)
         self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
 
     def _try_methods(self, tape: Tape) -> None:
@@ -91,7 +96,7 @@ class Comparison:
         for method in [method for method in self.methods if method.run is None]:
             given = self.parameters.get(method.name, {})
             try:
-                tape.explain(method, lambda out: out.flatten(1).sum(1), **given)
+                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1), **given)
             except NotApplicable as error:
                 if not self.skip:
                     raise
@@ -99,26 +104,27 @@ class Comparison:
                 self.methods.remove(method)
 
     def run(
-        self, x: Tensor, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
+        self, x: Any, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
     ) -> Scores:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
-        first, total, x = rows.start, len(x), x[rows]
+        first, total, x = rows.start, inputs.samples_of(x), _rows(x, rows)
+        count = inputs.samples_of(x)
         tape = run_pass(self.model, x, self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
         trained = self._maps(tape, fixed)
-        results = self._empty(x, trained)
+        results = self._empty(count, trained)
         kept = {name: self._prepared(maps) for name, maps in trained.items()}
         if self.controls:
-            self._score_controls(x, first, results)
+            self._score_controls(values_of(x, tape.leaves), first, results)
         before: dict[str, Tensor] = {}
-        shown = max(0, min(self.keep_maps - first, len(x)))  # samples whose maps are kept
-        if shown:
-            results["inputs"] = _plain(x[:shown])
+        few = max(0, min(self.keep_maps - first, count))  # samples whose maps are kept
+        if few:
+            results["inputs"] = _numbers(x[:few])
             shape = (len(trained), 1 + len(self.scored), *results["inputs"].shape)
             results["maps"] = np.empty(shape, np.float32)  # (method, 1 + stage, sample, ...)
-            _keep(trained, results["maps"][:, 0])
+            _keep(tape, trained, results["maps"][:, 0])
         for repeat in range(self.repeats):
             maps: dict[str, Tensor] = {}
             stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
@@ -127,16 +133,16 @@ class Comparison:
                 maps = self._maps(randomised, fixed)
                 for row, (name, changed) in enumerate(maps.items()):
                     self._score(kept[name], changed, results, (row, place, repeat))
-                if repeat == 0 and shown:
-                    _keep(maps, results["maps"][:, 1 + place])
-                done(len(x))
+                if repeat == 0 and few:
+                    _keep(tape, maps, results["maps"][:, 1 + place])
+                done(count)
             before = self._compare_networks(before, maps, results["between_random"][:, repeat])
         self._compare_inputs(trained, results["other_inputs"][:, 0], first)  # once per batch
         return results
 
-    def _empty(self, x: Tensor, trained: dict[str, Tensor]) -> Scores:
+    def _empty(self, count: int, trained: dict[str, Tensor]) -> Scores:
         """NaN for every score, and what the trained maps say of themselves."""
-        methods, count = len(self.names), len(x)
+        methods = len(self.names)
         shape = (methods, len(self.scored), self.repeats, count)
         results: Scores = {score: np.full(shape, np.nan) for score in self.scores}
         for name in ("between_random", "other_inputs"):
@@ -145,7 +151,7 @@ class Comparison:
             results[name] = np.full((methods, count), np.nan)
             for row, maps in enumerate(trained.values()):
                 if hasattr(maps, name):
-                    results[name][row] = _plain(getattr(maps, name))
+                    results[name][row] = _numbers(getattr(maps, name))
         return results
 
     def _compare_networks(
@@ -166,13 +172,11 @@ class Comparison:
     def _maps(self, tape: Tape, target: Target) -> dict[str, Tensor]:
         seed, maps = self.recipe.seed, {}
         for method in self.methods:
-            given = self.parameters.get(method.name, {})
+            given, used = self.parameters.get(method.name, {}), method
             if self.smooth and method.run is None:
-                maps[method.name] = tape.explain(
-                    "smoothgrad", target, seed=seed, base=method, n=SMOOTH_DRAWS
-                )
-            else:
-                maps[method.name] = tape.explain(method, target, seed=seed, **given)
+                given, used = {"base": method, "n": SMOOTH_DRAWS}, "smoothgrad"
+            found = tape.explain_leaves(used, target, seed=seed, **given)
+            maps[method.name] = as_one(tape.x, found)
         return maps
 
     def _prepared(self, maps: Tensor) -> dict[Any, Tensor]:
@@ -188,7 +192,7 @@ class Comparison:
             results[name][at] = value.cpu().numpy()
 
     def _score_controls(self, x: Tensor, first: int, results: Scores) -> None:
-        """Scores that no stage changes, once for all stages."""
+        """Scores that no stage changes, once for all stages; x in the form of its maps."""
         for name, maps in control.unchanging(x).items():
             self._score(self._prepared(maps), maps, results, (self.names.index(name),))
         seed, row = self.recipe.seed, self.names.index(control.RANDOM_MAP)
@@ -283,14 +287,20 @@ class Comparison:
         return [roles.get(name, "method") for name in self.names]
 
 
-def _plain(values: Tensor) -> np.ndarray[Any, Any]:
-    return values.detach().cpu().float().numpy()
+def _rows(x: Any, rows: slice) -> Any:
+    return inputs.each(lambda part: part[rows], x)
 
 
-def _keep(maps: dict[str, Tensor], into: np.ndarray[Any, Any]) -> None:
+def _numbers(values: Tensor) -> np.ndarray[Any, Any]:
+    """As float32; ids as they are."""
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()
+
+
+def _keep(tape: Tape, maps: dict[str, Tensor], into: np.ndarray[Any, Any]) -> None:
     """The maps of the first samples, (method, sample, ...)."""
     for row, values in zip(into, maps.values(), strict=True):
-        row[:] = _plain(values[: len(row)])
+        row[:] = _numbers(shown(tape.x, tape.leaves, values)[: len(row)])
 
 
 def _texts(names: list[str]) -> np.ndarray[Any, Any]:

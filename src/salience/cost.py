@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salience import inputs
 from salience.errors import SalienceError, SalienceWarning
 from salience.memory import in_parts, ran_out_of_memory
-from salience.methods import Method
+from salience.methods import Method, find
 from salience.tape import run_pass
-from salience.targets import Target, resolve, rows_of, select_output
+from salience.targets import Part, Target, resolve, rows_of, select_output
 
 UNITS = "gradients (forward + input gradient)"
 NOTE = (
     "(recording a forward pass + one backward walk for the maps, on a pass of the method's own) / "
     "(plain autograd: forward + input gradient), both of the same inputs; methods of several "
     "passes include all of them. Median processor seconds, on a GPU synchronised wall seconds. "
-    "On one tape methods share the forward pass, and cost less together."
+    "On one tape methods share the forward pass, and cost less together. Of ids, whose embedding "
+    "plain autograd does not know for an input, the unit is this package's own gradient."
 )
 QUARTER = 4  # measured on one input in so many, to cost little beside the test itself
 _QUICK = 0.05  # seconds of a gradient
@@ -33,11 +35,11 @@ _RUNS, _ENOUGH = 3, 0.2  # a measurement is repeated unless it took so many seco
 
 def in_gradients(
     model: Callable[..., Any],
-    x: Tensor,
+    x: Any,
     total: int,
     methods: Sequence[Method],
     target: Target,
-    output: str | int | None,
+    output: Part,
     parameters: Mapping[str, Mapping[str, Any]],
 ) -> list[float]:
     """The cost of a map by each method, in plain gradients (see NOTE); NaN: not measured.
@@ -46,31 +48,45 @@ def in_gradients(
             fewer where memory runs out
     target  as for `randomization_test`, about all inputs
     """
-    now = partial(_now, x.device)
+    device, count = inputs.tensors_of(x)[0].device, inputs.samples_of(x)
+    now = partial(_now, device)
 
     def measure(part: slice) -> list[float]:
-        here = x[part]
+        here = _some(x, part)
+        size = inputs.samples_of(here)
 
-        def gradient(x: Tensor) -> Tensor:
-            leaf = x.clone().requires_grad_()
-            made = select_output(model(leaf.clone()), output)
-            scalar = resolve(rows_of(target, slice(0, len(x)), total, made), made.detach())
-            return torch.autograd.grad(scalar(made).sum(), leaf)[0]
+        def gradient(x: Any) -> Any:
+            leaves = inputs.each(_leaf, x)
+            made = select_output(inputs.call(model, inputs.each(Tensor.clone, leaves)), output)
+            wanted = rows_of(target, slice(0, inputs.samples_of(x)), total, made)
+            scalar = resolve(wanted, made.detach())
+            floating = [t for t in inputs.tensors_of(leaves) if t.requires_grad]
+            return torch.autograd.grad(scalar(made).sum(), floating, allow_unused=True)
 
-        def one_map(method: Method) -> Tensor:
-            tape = run_pass(model, here, output)
-            wanted = rows_of(target, slice(0, len(here)), total, tape.output)
-            return tape.explain(method, wanted, **parameters.get(method.name, {}))
+        def one_map(method: Method, x: Any = here) -> Any:
+            tape = run_pass(model, x, output)
+            wanted = rows_of(target, slice(0, inputs.samples_of(x)), total, tape.output)
+            return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
 
-        _seconds(lambda: gradient(here[:1]), now)  # warms up
-        unit = _seconds(lambda: gradient(here), now)
-        if unit < _QUICK and len(here) < len(x):  # of few small inputs, bookkeeping is all there is
-            return measure(slice(0, len(x)))
+        ids = any(leaf.embedded for leaf in run_pass(model, _some(x, slice(1)), output).leaves)
+        plain = partial(one_map, find("gradient")) if ids else gradient
+        _seconds(lambda: plain(_some(here, slice(1))), now)  # warms up
+        unit = _seconds(lambda: plain(here), now)
+        if unit < _QUICK and size < count:  # of few small inputs, bookkeeping is all there is
+            return measure(slice(0, count))
         return [_seconds(partial(one_map, method), now) / unit for method in methods]
 
-    with _aside(x.device):
-        part = -(-len(x) // QUARTER)
+    with _aside(device):
+        part = -(-count // QUARTER)
         return next(in_parts(measure, part, part))[1]
+
+
+def _some(x: Any, part: slice) -> Any:
+    return inputs.each(lambda t: t[part], x)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_() if x.is_floating_point() else x
 
 
 @contextmanager

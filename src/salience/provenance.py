@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from salience import inputs
+
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
@@ -27,15 +29,33 @@ def model_fingerprint(model: Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
-def provenance(model: Callable[..., Any], x: Tensor) -> dict[str, str]:
+def data_fingerprint(x: Any) -> str:
+    """SHA-256 of a tensor's values; of several inputs, of their names, shapes and values."""
+    if isinstance(x, Tensor):
+        return hashlib.sha256(_bytes(x)).hexdigest()
+    digest = hashlib.sha256()
+    for key, part in inputs.parts_of(x).items():
+        if isinstance(part, Tensor):
+            digest.update(f"{key!r} {tuple(part.shape)} {part.dtype}".encode())
+            digest.update(_bytes(part))
+        else:
+            digest.update(f"{key!r} {part!r}".encode())
+    return digest.hexdigest()
+
+
+def provenance(model: Callable[..., Any], x: Any) -> dict[str, str]:
     """Fingerprints of model and data, and the versions of what computed with them."""
+    tensors = {key: part for key, part in inputs.parts_of(x).items() if isinstance(part, Tensor)}
+    shapes = {key: tuple(part.shape) for key, part in tensors.items()}
+    dtypes = {key: str(part.dtype) for key, part in tensors.items()}
+    single = isinstance(x, Tensor)
     return {
         "model": type(model).__name__,
         "model_fingerprint": model_fingerprint(model),
-        "data_fingerprint": hashlib.sha256(_bytes(x)).hexdigest(),
-        "data_shape": str(tuple(x.shape)),
-        "dtype": str(x.dtype),
-        "device": str(x.device),
+        "data_fingerprint": data_fingerprint(x),
+        "data_shape": str(shapes[inputs.ALONE] if single else shapes),
+        "dtype": str(dtypes[inputs.ALONE] if single else dtypes),
+        "device": str(next(iter(tensors.values())).device),
         "salience": version("salience"),
         "torch": torch.__version__,
         "python": platform.python_version(),

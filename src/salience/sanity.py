@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from salience import controls as control
+from salience import inputs
 from salience.cascade import Recipe
 from salience.checks import check_input, check_model
 from salience.comparison import Comparison, Scores
@@ -25,7 +26,8 @@ from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance
 from salience.similarity import Similarity, similarities
-from salience.targets import Target
+from salience.targets import Part, Target
+from salience.together import is_single
 
 if TYPE_CHECKING:
     import xarray
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
 KINDS = ("standard", "smooth", "efficient")
 RISE = "complexity_rise"
 SAMPLES_PER_TAPE = 16
-_SPATIAL = ("ssim", "hog")
+SPATIAL = ("ssim", "hog")  # scores of maps with rows and columns of pixels
 
 
 def randomization_test(
     model: Callable[..., Any],
-    x: Tensor | np.ndarray[Any, Any],
+    x: Any,
     methods: str | Method | Sequence[str | Method] | None = None,
     target: Target = "argmax",
     *,
@@ -55,13 +57,14 @@ def randomization_test(
     keep_maps: int = 0,
     progress: bool = True,
     batch_size: int | None = None,
-    output: str | int | None = None,
+    output: Part = None,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> xarray.Dataset:
     """Similarity of maps between the trained network and its randomised versions.
 
     model       a module in eval mode; it is not modified, random weights live beside it
-    x           (N, ...) inputs
+    x           inputs (N, ...), or integer ids that the model embeds; a tuple of inputs for
+                model(*x), a dict for model(**x)
     methods     names in `salience.methods`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     kind        "standard"; "smooth": maps are means over 10 noisy copies of the input; "efficient":
@@ -77,10 +80,15 @@ def randomization_test(
                 affine part is randomised with its stage, to the identity under "own"
     retarget    decide the target anew on each randomised network
     controls    also score maps that cannot change, random maps and the plain gradient
-    keep_maps   of how many samples to keep the maps of the first repeat, to look at them
+    keep_maps   of how many samples to keep the maps of the first repeat, to look at them; of ids
+                summed per token (N, T), and not of several inputs
     batch_size  samples per recorded pass (default 16), halved when memory runs out
     output      which part to explain where the model returns a tuple or a dict
     parameters  per method, for example {"lrp_epsilon": {"eps": 1e-2}}
+
+    The maps of several inputs, and of ids at their embedding, are compared as one, all their
+    entries in a row, without the scores `ssim` and `hog`. The embedding is a stage, too, and the
+    control "input" is what the trained network embeds.
 
     Returns a dataset (select from it with `.sel({"method": name})`, since xarray's own `method=`
     means something else) with the dimensions method, stage (in the order of the cascade), repeat
@@ -105,9 +113,10 @@ def randomization_test(
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
     check_model(model)
-    x = torch.as_tensor(x)
+    x = _tensors(x)
     check_input(model, x)
-    _check_sizes(repeats, len(x), kind, batch_size)
+    count = inputs.samples_of(x)
+    _check_sizes(repeats, count, kind, batch_size)
     recipe = Recipe(order, weights, batch_norm, seed, output)
     chosen = _chosen(methods, controls)
     options = {
@@ -122,17 +131,24 @@ def randomization_test(
     study = Comparison(
         model, recipe, chosen, table, repeats, controls, given, kind == "smooth", methods is None
     )
-    size = batch_size or min(len(x), SAMPLES_PER_TAPE)
+    size = batch_size or min(count, SAMPLES_PER_TAPE)
+    study.keep_maps = min(keep_maps, count)
     study.plan(x, stages if kind != "efficient" else 1)
-    study.keep_maps = min(keep_maps, len(x))
     study.measure_costs(x, size, target)
-    with _bar(progress, len(x) * repeats * len(study.scored)) as bar:
+    with _bar(progress, count * repeats * len(study.scored)) as bar:
 
         def run(part: slice) -> Scores:
             return study.run(x, part, target, retarget, bar.update)
 
-        results = [result for _, result in in_parts(run, len(x), size)]
+        results = [result for _, result in in_parts(run, count, size)]
     return study.dataset(results, {**options, **provenance(model, x)})
+
+
+def _tensors(x: Any) -> Any:
+    """The inputs with tensors for arrays."""
+    arrays = {key: torch.as_tensor(part) if isinstance(part, np.ndarray) else part
+              for key, part in inputs.parts_of(x).items()}  # fmt: skip
+    return inputs.alike(x, arrays)
 
 
 def _check_sizes(repeats: int, samples: int, kind: str, batch_size: int | None) -> None:
@@ -153,15 +169,25 @@ def _chosen(methods: Any, controls: bool) -> list[Method]:
     return chosen
 
 
-def _scores(scores: Sequence[str] | None, x: Tensor) -> dict[str, Similarity]:
-    if scores is None:
-        image = x.ndim == 4 and min(x.shape[-2:]) >= 24  # three cells of HOG
-        return {k: score for k, score in similarities.items() if image or k not in _SPATIAL}
+def _scores(scores: Sequence[str] | None, x: Any) -> dict[str, Similarity]:
+    if scores is None:  # HOG needs three cells
+        image = is_single(x) and x.ndim == 4 and min(x.shape[-2:]) >= 24
+        return {k: score for k, score in similarities.items() if image or k not in SPATIAL}
     scores = [scores] if isinstance(scores, str) else list(scores)
     for name in scores:
         if name not in similarities:
             raise unknown("score", name, similarities)
+        check_score(name, x)
     return {name: similarities[name] for name in scores}
+
+
+def check_score(name: str, x: Any) -> None:
+    """Raise for a score of pixels where maps have none."""
+    if name in SPATIAL and not is_single(x):
+        raise expected(
+            f"a single floating-point input for {name}", "several inputs, or ids",
+            "Use spearman or pearson, which take maps of any shape.",
+        )  # fmt: skip
 
 
 def _described(target: Target) -> str:
