@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import salience
 from salience.cascade import ordered_stages
 from salience.randomize import random_weights
+from salience.recording import run_pass
 from salience.similarity import similarities
-from salience.tape import run_pass
 
 Explain = Callable[..., Any]
 

@@ -7,8 +7,8 @@ not the order of definition.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import salience
 from salience.randomize import random_weights, stages_of
-from salience.tape import run_pass
+from salience.recording import run_pass
 
 RULES = ["gradient", "guided_backprop", "lrp_epsilon", "lrp_alpha_beta", "deep_taylor"]
 GRADIENTS = ["gradient", "input_x_gradient"]
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     """A network, its inputs, its stages by hand, and the methods that it can be explained by."""
 
     model: nn.Module
-    x: Tensor
+    x: Any
     stages: list[list[str]]
     methods: list[str]
 
@@ -159,8 +159,8 @@ def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
 
 
-def _made(kind, shape, stages, methods) -> Case:
-    generator = torch.Generator().manual_seed(3)
+def trained(kind: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """A network with the weights of one that was trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = kind().double().eval()
@@ -168,6 +168,12 @@ def _made(kind, shape, stages, methods) -> Case:
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
                 tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator).to(tensor))
+    return model
+
+
+def _made(kind, shape, stages, methods) -> Case:
+    generator = torch.Generator().manual_seed(3)
+    model = trained(kind, generator)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
     return Case(model, x, stages, methods)
 
@@ -194,9 +200,32 @@ def cases() -> dict[str, Case]:
     }  # fmt: skip
 
 
+def first(x: Any, count: int = 1) -> Any:
+    """The first samples of all inputs that have samples."""
+    if isinstance(x, dict):
+        return {key: first(part, count) for key, part in x.items()}
+    if isinstance(x, tuple):
+        return tuple(first(part, count) for part in x)
+    return x[:count] if isinstance(x, Tensor) and x.ndim else x
+
+
+def output(model: nn.Module, x: Any) -> Tensor:
+    return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
+
+
+def one_map(model: nn.Module, x: Any, method: str, target: Any) -> Tensor:
+    """Maps as they are scored: of several inputs, or of ids, all entries in a row."""
+    maps = salience.record(model, x).explain(method, target)
+    if isinstance(x, Tensor) and x.is_floating_point():
+        return maps
+    parts = list(maps.values()) if isinstance(maps, dict) else maps
+    parts = [parts] if isinstance(parts, Tensor) else [m for m in parts if m is not None]
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+
+
 def draws(case: Case, seed: int, repeat: int, weights: str) -> list[dict[str, Tensor]]:
     """The random parameters of each stage, by name, in execution order."""
-    trace = run_pass(case.model, case.x[:1], keep=True).trace
+    trace = run_pass(case.model, first(case.x), keep=True).trace
     return [
         {
             trace.parameters[value]: drawn
@@ -249,15 +278,15 @@ def naive_test(
     case: Case, scores: Sequence[str], *, order: str, repeats: int, seed: int, weights: str
 ) -> dict[str, np.ndarray]:
     """Scores (method, stage, repeat, sample) as the definition says."""
-    target = case.model(case.x).argmax(1).tolist()
-    trained = {m: salience.record(case.model, case.x).explain(m, target) for m in case.methods}
-    shape = (len(case.methods), len(case.stages), repeats, len(case.x))
+    target = output(case.model, case.x).argmax(1).tolist()
+    before = {m: one_map(case.model, case.x, m, target) for m in case.methods}
+    shape = (len(case.methods), len(case.stages), repeats, len(target))
     results = {name: np.zeros(shape) for name in scores}
     for repeat in range(repeats):
         drawn = draws(case, seed, repeat, weights)
         for stage, copied in enumerate(randomised_copies(case.model, drawn, order)):
             for row, method in enumerate(case.methods):
-                maps = salience.record(copied, case.x).explain(method, target)
+                maps = one_map(copied, case.x, method, target)
                 for name in scores:
-                    results[name][row, stage, repeat] = score(name, trained[method], maps)
+                    results[name][row, stage, repeat] = score(name, before[method], maps)
     return results

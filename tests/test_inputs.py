@@ -13,8 +13,8 @@ from two_streams import close, data, gradients, streams
 import salience
 from salience import SalienceError
 from salience.linear import Weights
+from salience.recording import run_pass
 from salience.replay import replay
-from salience.tape import run_pass
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 

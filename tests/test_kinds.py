@@ -10,7 +10,7 @@ import salience
 from salience.cascade import Recipe, cascade
 from salience.comparison import SMOOTH_DRAWS
 from salience.complexity import complexity
-from salience.tape import run_pass
+from salience.recording import run_pass
 
 
 def network() -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from salience.errors import SalienceError
 from salience.randomize import random_weights, stages_of, stream
-from salience.tape import run_pass
+from salience.recording import run_pass
 
 CASES = cases()
 

@@ -14,9 +14,9 @@ import salience
 from salience.cascade import Recipe, cascade, ordered_stages
 from salience.errors import SalienceError
 from salience.randomize import stages_of
+from salience.recording import run_pass
 from salience.replay import can_replay, replay
 from salience.sites import Weights
-from salience.tape import run_pass
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]

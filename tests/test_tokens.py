@@ -14,8 +14,8 @@ import salience
 from salience import SalienceError
 from salience.cascade import Recipe, cascade
 from salience.linear import Weights
+from salience.recording import run_pass
 from salience.replay import replay
-from salience.tape import run_pass
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 8]])

@@ -43,7 +43,7 @@ def imported_by(name: str) -> list[Path]:
 
 def fingerprint() -> str:
     """Of all code that a result depends on."""
-    sources = [*imported_by("tape"), *ROOT.glob("benchmarks/zoo/*.py")]
+    sources = [*imported_by("recording"), *ROOT.glob("benchmarks/zoo/*.py")]
     sources += [ROOT / "benchmarks" / "networks.py", ROOT / "benchmarks" / "cases.py"]
     unread = ("table.py", "__main__.py")
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import salience
 from salience.cascade import Recipe, cascade, ordered_stages
-from salience.tape import run_pass
+from salience.recording import run_pass
 
 TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps

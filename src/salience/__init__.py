@@ -2,12 +2,14 @@
 
 from salience import adapters
 from salience.attribution import attribution_by_value
+from salience.coverage import Coverage
 from salience.errors import SalienceError, SalienceWarning
 from salience.explaining import explain
 from salience.methods import Method, methods
+from salience.recording import record
 from salience.sanity import randomization_test
 from salience.similarity import Similarity, similarities
-from salience.tape import Coverage, Tape, record
+from salience.tape import Tape
 from salience.verdicts import Verdict, Verdicts, verdicts
 
 __all__ = [

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from salience.errors import SalienceError, expected, unknown
 from salience.linear import Weights
 from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
+from salience.recording import run_pass
 from salience.replay import can_replay, replay
-from salience.tape import Tape, run_pass
+from salience.tape import Tape
 from salience.targets import Part
 from salience.trace import Operation
 
@@ -112,6 +113,12 @@ def _copy_with(
         )
     randomised = copy.deepcopy(model)
     named = dict(randomised.named_parameters())
+    unknown = [n for v in changed if (n := tape.trace.parameters[v]) not in named]
+    if unknown:
+        raise SalienceError(
+            "expected parameters that are registered with the model where it must run again; got "
+            f"{len(unknown)} that are not. Assign them as torch.nn.Parameter to the module."
+        )
     with torch.no_grad():
         for value, parameter in changed.items():
             named[tape.trace.parameters[value]].copy_(parameter)

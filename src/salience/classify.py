@@ -24,7 +24,7 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     if not torch.is_grad_enabled():
         operation.kind = "detached"
-    elif _has_gates(args, kwargs, depends):
+    elif _has_gates(name, args, kwargs, depends):
         operation.kind = "other"
     elif (slots := linear_slots(name, depends, args)) is not None:
         operation.slots = slots
@@ -38,10 +38,19 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
             operation.kind = "other"
 
 
-def _has_gates(args: Any, kwargs: Any, depends: Question) -> bool:
-    """Whether truth values of the input decide, or numbers whose parts no rule tells apart."""
-    tensors = leaves((args, kwargs), Tensor)
-    return any((t.dtype == torch.bool or t.is_complex()) and depends(t) for t in tensors)
+def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+    """Whether truth values or whole numbers made of the input decide, or complex numbers do.
+
+    Indices into something that depends on the input, and divisors, decide nothing of their own.
+    """
+    if name in ops.DIVISIONS and isinstance(args[0], Tensor) and args[0].is_floating_point():
+        args = args[:1]
+    given = [t for t in leaves((args, kwargs), Tensor) if depends(t)]
+    floating = [t.is_floating_point() for t in given]
+    if all(floating):
+        return False
+    whole = not any(t.dtype == torch.bool or t.is_complex() for t in given)
+    return not (whole and name in ops.INDEXINGS and any(floating))
 
 
 def _share(

@@ -19,16 +19,15 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from torch import Tensor, nn
 
+from salience import inputs, results
 from salience import options as opt
-from salience import results
 from salience.errors import SalienceError, SalienceWarning, expected, unknown
 from salience.export import (
     device_of,
     outputs_of,
     save_maps,
-    save_overview,
+    save_overviews,
     timed_maps,
     titles_of,
     uncovered_operations,
@@ -36,7 +35,9 @@ from salience.export import (
 from salience.memory import ran_out_of_memory
 from salience.methods import methods as registry
 from salience.provenance import provenance, weights_file
+from salience.recording import record
 from salience.sanity import randomization_test
+from salience.together import can_be_shown, some
 
 app = typer.Typer(
     help="Saliency maps of trained PyTorch networks by every established method.",
@@ -46,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_SETS = ("all", "single-pass")  # of methods, of which those that do not apply are left out
 _PASSED_ON = ("order", "repeats", "batch_norm", "retarget", "seed", "batch_size")
 
 
@@ -187,6 +189,8 @@ def view_page(
 
 def _explain(given: dict[str, Any]) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
+    from salience.data import load_study
+
     chosen = opt.parse_methods(given["methods"])
     run = {
         "target": opt.parse_target(given["target"]),
@@ -197,10 +201,10 @@ def _explain(given: dict[str, Any]) -> None:
         "strict": given["strict"],
     }
     out = _folder(given["out"])
-    network, x, names = _load(given)
+    network, x, names = load_study(given)
     outputs, values = outputs_of(network, x, run)
     console = _console()
-    table, maps = timed_maps(network, x, chosen, run)
+    table, maps = timed_maps(network, x, chosen, run, skip=given["methods"] in _SETS)
     console.print(table)
     told = json.dumps({
         **provenance(network, x),
@@ -208,18 +212,17 @@ def _explain(given: dict[str, Any]) -> None:
         "options": _told(given),
         "methods": {m.name: m.bound(run["parameters"].get(m.name, {})) for m in chosen},
     })  # fmt: skip
-    arrays = {"input": x, "output": outputs, "target_value": values}
-    save_maps(out / "maps.npz", arrays, maps, told)
-    files = [out / "maps.npz"]
-    if 2 <= x.ndim <= 5:
-        files.append(out / "overview.png")
-        save_overview(files[-1], x, maps, titles_of(names, given["target"], outputs, values))
-    for file in files:
-        console.print(Text(str(file)), soft_wrap=True)
+    arrays = {"output": outputs, "target_value": values}
+    save_maps(out / "maps.npz", x, arrays, maps, told)
+    titles = titles_of(names, given["target"], outputs, values)
+    for line in (out / "maps.npz", *save_overviews(out, x, maps, titles)):
+        console.print(Text(str(line)), soft_wrap=True)
 
 
 def _check(given: dict[str, Any]) -> None:
     """Everything that `salience check` does, from its options as they were given."""
+    from salience.data import load_study
+
     chosen = opt.parse_methods(given["methods"])
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
@@ -233,60 +236,46 @@ def _check(given: dict[str, Any]) -> None:
     if given.get("batch_size", 1) < 1:
         raise expected("a batch size of at least 1", f"{given['batch_size']}", "")
     out = _folder(given["out"])
-    network, x, names = _load(given)
+    network, x, names = load_study(given)
     outputs_of(network, x, {**options, "target": target})
     scores = opt.parse_scores(given["scores"], score, x)
-    x = x.to(device_of(network, x))
-    uncovered = uncovered_operations(network, x, chosen, options["output"])
+    device = device_of(network, x)
+    x = inputs.each(lambda part: part.to(device), x)
+    tape = record(network, some(x, slice(1)), output=options["output"])
+    uncovered = uncovered_operations(tape, chosen)
+    console = _console()
+    if options["keep_maps"] and not can_be_shown(x, tape.leaves):
+        console.print("Maps of several inputs are scored as one, and not kept to be shown.")
+        options["keep_maps"] = 0
     wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
     begin = time.perf_counter()
     dataset = randomization_test(network, x, wanted, target, scores=scores, **options)
     if "maps" in dataset:
         shown = np.array(names[: dataset.sizes["map_sample"]], dtype=object)
         dataset = dataset.assign_coords(map_sample=shown)
-    dataset.attrs |= {
-        "command": json.dumps(_told(given)),
-        "command_line": opt.command_line("check", given),
-        **weights_file(given.get("weights")),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - begin, 1),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "numpy": np.__version__,
-    }
+    dataset.attrs |= _circumstances(given, time.perf_counter() - begin)
     judged = results.judge_study(dataset, score)
-    console = _console()
     results.show_study(console, dataset, judged, uncovered, score)
     told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
     for file in results.save_study(out, dataset, judged, told, score, given["form"]):
         console.print(Text(str(file)), soft_wrap=True)
 
 
+def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What a result says of the command that made it."""
+    return {
+        "command": json.dumps(_told(given)),
+        "command_line": opt.command_line("check", given),
+        **weights_file(given.get("weights")),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "numpy": np.__version__,
+    }
+
+
 def _told(given: dict[str, Any]) -> dict[str, Any]:
     return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
-
-
-def _load(given: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
-    """The network, the inputs in its dtype, and the inputs' names."""
-    from salience.data import load_inputs
-    from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
-
-    network = load_model(
-        given["model"], given.get("weights"), device=given["device"], seed=given["seed"]
-    )
-    channels, channels_last = image_layout(network)
-    x, names = load_inputs(
-        given["data"],
-        channels=channels,
-        channels_last=channels_last,
-        size=given.get("size"),
-        mean=opt.parse_numbers("mean", given.get("mean")),
-        std=opt.parse_numbers("std", given.get("std")),
-    )
-    check_batch(network, x)
-    if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
-        network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
-    dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
-    return network, x.to(dtypes[0]) if dtypes else x, names
 
 
 def _folder(path: Path) -> Path:

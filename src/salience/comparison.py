@@ -18,10 +18,11 @@ from salience.cost import NOTE, UNITS, in_gradients
 from salience.errors import NotApplicable, SalienceWarning, expected
 from salience.explaining import ERRORS
 from salience.methods import Method
+from salience.recording import run_pass
 from salience.similarity import Similarity, similarities
-from salience.tape import Tape, run_pass
+from salience.tape import Tape
 from salience.targets import Target, resolve, rows_of
-from salience.together import as_one, check_shown, shown, values_of
+from salience.together import as_one, check_shown, numbers, shown, some, values_of
 
 if TYPE_CHECKING:
     import xarray
@@ -64,7 +65,7 @@ class Comparison:
 
     def plan(self, x: Any, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
-        tape = run_pass(self.model, _rows(x, slice(1)), self.recipe.output, keep=True)
+        tape = run_pass(self.model, some(x, slice(1)), self.recipe.output, keep=True)
         if self.controls:
             self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
         for name in self.names:
@@ -87,7 +88,7 @@ class Comparison:
     def measure_costs(self, x: Any, count: int, target: Target) -> None:
         """What a map by each method costs, from the first `count` inputs, a batch."""
         output, given, total = self.recipe.output, self.parameters, inputs.samples_of(x)
-        batch = _rows(x, slice(count))
+        batch = some(x, slice(count))
         found = in_gradients(self.model, batch, total, self.methods, target, output, given)
         self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
 
@@ -107,7 +108,7 @@ class Comparison:
         self, x: Any, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
     ) -> Scores:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
-        first, total, x = rows.start, inputs.samples_of(x), _rows(x, rows)
+        first, total, x = rows.start, inputs.samples_of(x), some(x, rows)
         count = inputs.samples_of(x)
         tape = run_pass(self.model, x, self.recipe.output, keep=True)
         check_output(tape.x, tape.output, tape.depends_on_input)
@@ -121,7 +122,7 @@ class Comparison:
         before: dict[str, Tensor] = {}
         few = max(0, min(self.keep_maps - first, count))  # samples whose maps are kept
         if few:
-            results["inputs"] = _numbers(x[:few])
+            results["inputs"] = numbers(x[:few])
             shape = (len(trained), 1 + len(self.scored), *results["inputs"].shape)
             results["maps"] = np.empty(shape, np.float32)  # (method, 1 + stage, sample, ...)
             _keep(tape, trained, results["maps"][:, 0])
@@ -151,7 +152,7 @@ class Comparison:
             results[name] = np.full((methods, count), np.nan)
             for row, maps in enumerate(trained.values()):
                 if hasattr(maps, name):
-                    results[name][row] = _numbers(getattr(maps, name))
+                    results[name][row] = numbers(getattr(maps, name))
         return results
 
     def _compare_networks(
@@ -287,20 +288,10 @@ class Comparison:
         return [roles.get(name, "method") for name in self.names]
 
 
-def _rows(x: Any, rows: slice) -> Any:
-    return inputs.each(lambda part: part[rows], x)
-
-
-def _numbers(values: Tensor) -> np.ndarray[Any, Any]:
-    """As float32; ids as they are."""
-    values = values.detach().cpu()
-    return (values.float() if values.is_floating_point() else values).numpy()
-
-
 def _keep(tape: Tape, maps: dict[str, Tensor], into: np.ndarray[Any, Any]) -> None:
     """The maps of the first samples, (method, sample, ...)."""
     for row, values in zip(into, maps.values(), strict=True):
-        row[:] = _numbers(shown(tape.x, tape.leaves, values)[: len(row)])
+        row[:] = numbers(shown(tape.x, tape.leaves, values)[: len(row)])
 
 
 def _texts(names: list[str]) -> np.ndarray[Any, Any]:

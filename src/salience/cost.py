@@ -17,8 +17,9 @@ from salience import inputs
 from salience.errors import SalienceError, SalienceWarning
 from salience.memory import in_parts, ran_out_of_memory
 from salience.methods import Method, find
-from salience.tape import run_pass
+from salience.recording import run_pass
 from salience.targets import Part, Target, resolve, rows_of, select_output
+from salience.together import some
 
 UNITS = "gradients (forward + input gradient)"
 NOTE = (
@@ -52,7 +53,7 @@ def in_gradients(
     now = partial(_now, device)
 
     def measure(part: slice) -> list[float]:
-        here = _some(x, part)
+        here = some(x, part)
         size = inputs.samples_of(here)
 
         def gradient(x: Any) -> Any:
@@ -68,9 +69,9 @@ def in_gradients(
             wanted = rows_of(target, slice(0, inputs.samples_of(x)), total, tape.output)
             return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
 
-        ids = any(leaf.embedded for leaf in run_pass(model, _some(x, slice(1)), output).leaves)
+        ids = any(leaf.embedded for leaf in run_pass(model, some(x, slice(1)), output).leaves)
         plain = partial(one_map, find("gradient")) if ids else gradient
-        _seconds(lambda: plain(_some(here, slice(1))), now)  # warms up
+        _seconds(lambda: plain(some(here, slice(1))), now)  # warms up
         unit = _seconds(lambda: plain(here), now)
         if unit < _QUICK and size < count:  # of few small inputs, bookkeeping is all there is
             return measure(slice(0, count))
@@ -79,10 +80,6 @@ def in_gradients(
     with _aside(device):
         part = -(-count // QUARTER)
         return next(in_parts(measure, part, part))[1]
-
-
-def _some(x: Any, part: slice) -> Any:
-    return inputs.each(lambda t: t[part], x)
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from salience import inputs
+from salience.checks import check_samples
 from salience.errors import SalienceError, expected
 from salience.models import read_torch
+from salience.options import parse_numbers
 
 _ARRAYS = (".npy", ".npz", ".pt", ".pth")
 _IMAGES = (".png", ".jpg", ".jpeg")
+_MOST_OF_IDS = 3  # dimensions; integers with more are images that were not scaled
 _EIGHT_BIT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -27,17 +32,19 @@ def load_inputs(
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> tuple[Tensor, list[str]]:
+) -> tuple[Any, list[str]]:
     """Inputs (B, ...) from one array file, or (B, channels, H, W) from images, and their names.
 
-    paths      one of FILE.npy, FILE.npz, FILE.npz:key, FILE.pt; or images and folders of images
+    paths      one of FILE.npy, FILE.npz, FILE.npz:key, FILE.pt; or images and folders of images.
+               A file of several arrays, no key given, is a dict of inputs by name, for model(**x);
+               integers are ids and become int64
     channels   of images: 3 (RGB) or 1 (grey), second or, with channels_last, last
     size       images: shorter side resized to it, then the central square, in pixels
     mean, std  images: pixel values, scaled to [0, 1], become (value - mean) / std; one number or
                one for each channel
 
-    Errors: SalienceError for files that are not there, broken, pickled or not floating-point, and
-    for images of different sizes.
+    Errors: SalienceError for files that are not there, broken, pickled or without numbers, for
+    inputs with different numbers of samples, and for images of different sizes.
     """
     if not paths:
         raise expected("a file of inputs", "none", "Give .npy, .npz, .pt or images.")
@@ -47,8 +54,13 @@ def load_inputs(
                 "images for --size, --mean and --std", f"{paths[0]}",
                 "Arrays are used as they are: leave these options out.",
             )  # fmt: skip
-        x = _floating(_read_array(*array), array[0])
-        return x, [str(i) for i in range(len(x))]
+        held, file = _read_array(*array), array[0]
+        if not isinstance(held, Mapping):
+            x: Any = _alone(held, file)
+        else:
+            x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
+            check_samples(x)
+        return x, [str(i) for i in range(inputs.samples_of(x))]
     files = [file for path in paths for file in _image_files(Path(path))]
     x = _read_images(files, channels, size, mean, std)
     x = x.permute(0, 2, 3, 1).contiguous() if channels_last else x
@@ -86,28 +98,41 @@ def _read_array(file: Path, key: str | None) -> Any:
 
 
 def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
-    """The one array of a file with named arrays."""
+    """The array that a key names, the only one of a file, or all of them."""
     names = [str(name) for name in held]
     if key is None and len(names) == 1:
         key = names[0]
-    if key is None or key not in names:
-        got = f"{len(names)} ({', '.join(names[:8])})" if key is None else f"no {key!r} in {names}"
-        raise expected(f"one array in {file}", got, f"Name one, for example {file}:{names[0]}."
+    if not names or (key is not None and key not in names):
+        got = f"no {key!r} in {names}" if names else "none"
+        raise expected(f"an array in {file}", got, f"Name one, for example {file}:{names[0]}."
                        if names else "Save it again.")  # fmt: skip
-    return held[key]
+    return dict(held) if key is None else held[key]
 
 
-def _floating(array: Any, file: Path) -> Tensor:
+def _tensor(array: Any, where: str) -> Tensor:
+    """Floating-point numbers as they are, integers as int64, masks as bool."""
     if not isinstance(array, np.ndarray | Tensor):
-        raise expected("a tensor of inputs", f"{file} with a {type(array).__name__}",
+        raise expected("a tensor of inputs", f"{where} with a {type(array).__name__}",
                        "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
-    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        kept = array.dtype.itemsize in (2, 4, 8)
-        native = array.dtype.newbyteorder("=") if kept else np.dtype(np.float64)
-        x = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
-    elif isinstance(array, Tensor) and array.is_floating_point():
-        x = array.detach()
-    else:
+    if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+        kept = array.dtype.kind == "f" and array.dtype.itemsize in (2, 4, 8)
+        other = np.dtype({"f": np.float64, "b": np.bool_}.get(array.dtype.kind, np.int64))
+        native = array.dtype.newbyteorder("=") if kept else other
+        return torch.from_numpy(np.array(array, dtype=native, order="C"))
+    if isinstance(array, Tensor) and not array.is_complex():
+        kept = array.is_floating_point() or array.dtype == torch.bool
+        return array.detach() if kept else array.long()
+    raise expected(
+        "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
+        "Save them as float32, complex ones as real and imaginary parts.",
+    )  # fmt: skip
+
+
+def _alone(array: Any, file: Path) -> Tensor:
+    """The only input: a batch of numbers, or of ids (B, T)."""
+    x = _tensor(array, str(file))
+    ids = not x.is_floating_point()
+    if x.dtype == torch.bool or (ids and x.ndim > _MOST_OF_IDS):
         raise expected(
             "floating-point inputs", f"{file} of {array.dtype}",
             "Scale them as the network was trained with and save them as float32.",
@@ -118,6 +143,34 @@ def _floating(array: Any, file: Path) -> Tensor:
             "Add a batch dimension, for example array[None], and save it again.",
         )  # fmt: skip
     return x
+
+
+def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
+    """The network that the options of a command name, its inputs, in its dtype, and their names."""
+    from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
+
+    network = load_model(
+        given["model"], given.get("weights"), device=given["device"], seed=given["seed"]
+    )
+    channels, channels_last = image_layout(network)
+    x, names = load_inputs(
+        given["data"],
+        channels=channels,
+        channels_last=channels_last,
+        size=given.get("size"),
+        mean=parse_numbers("mean", given.get("mean")),
+        std=parse_numbers("std", given.get("std")),
+    )
+    if isinstance(x, Tensor):
+        check_batch(network, x)
+        if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
+            network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
+    dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    return network, inputs.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
+
+
+def _as_type(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _image_files(path: Path) -> list[Path]:

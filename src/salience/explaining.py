@@ -17,7 +17,8 @@ from salience.linear import Weights
 from salience.memory import in_parts
 from salience.methods import Method, find
 from salience.methods import methods as registry
-from salience.tape import Tape, run_pass
+from salience.recording import run_pass
+from salience.tape import Tape
 from salience.targets import Part, Target, rows_of
 
 SAMPLES_PER_PASS = 16

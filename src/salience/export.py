@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,36 +16,39 @@ from rich.text import Text
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from salience.errors import expected
+from salience import inputs
+from salience.errors import NotApplicable, SalienceError, SalienceWarning, expected
 from salience.explaining import ERRORS, explain
 from salience.memory import ran_out_of_memory
 from salience.methods import Method
-from salience.tape import record
+from salience.recording import record
+from salience.tape import Tape
 from salience.targets import resolve, select_output
+from salience.together import some
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FORWARD = 16  # inputs per forward pass, where no batch size is given
 _OVERVIEW_ROWS = 12
 
 
-def outputs_of(network: nn.Module, x: Tensor, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The network's outputs and the target's values (N,), before anything long is begun."""
-    parts = []
-    for rows in x.split(max(1, run["batch_size"] or _FORWARD)):
+    parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
+    for first in range(0, inputs.samples_of(x), size):
+        rows = some(x, slice(first, first + size))
         try:
             with torch.no_grad():
-                raw = network(rows.to(device_of(network, x)))
+                raw = inputs.call(network, inputs.each(lambda part: part.to(device), rows))
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
+            raise _not_taken(rows, error) from None
+        part, count = select_output(raw, run["output"]).cpu(), inputs.samples_of(rows)
+        if part.ndim == 0 or len(part) != count:
             raise expected(
-                "inputs that the network takes",
-                f"{tuple(rows.shape)}, at which it raised {type(error).__name__}: {error}",
-                "Check the shape (B, ...) and the scale of DATA.",
-            ) from None
-        part = select_output(raw, run["output"]).cpu()
-        if part.ndim == 0 or len(part) != len(rows):
-            raise expected(
-                f"one output per input, ({len(rows)}, ...)", f"an output {tuple(part.shape)}",
+                f"one output per input, ({count}, ...)", f"an output {tuple(part.shape)}",
                 "The batch dimension comes first, in DATA and in the network's output.",
             )  # fmt: skip
         parts.append(part)
@@ -50,31 +56,52 @@ def outputs_of(network: nn.Module, x: Tensor, run: dict[str, Any]) -> tuple[Tens
     return outputs, resolve(run["target"], outputs)(outputs)
 
 
-def device_of(network: nn.Module, x: Tensor) -> torch.device:
-    return next((p.device for p in network.parameters()), x.device)
+def _not_taken(rows: Any, error: Exception) -> SalienceError:
+    """That the network raised an error at its inputs."""
+    shapes = {
+        key: tuple(t.shape) for key, t in inputs.parts_of(rows).items() if inputs.per_sample(t)
+    }
+    got = shapes[inputs.ALONE] if isinstance(rows, Tensor) else shapes
+    cure = "Check the shape (B, ...) and the scale of DATA."
+    if not all(part.is_floating_point() for part in inputs.tensors_of(rows)):
+        cure += " Integers are taken for ids that the network embeds: save others as float32."
+    told = f"{got}, at which it raised {type(error).__name__}: {error}"
+    return expected("inputs that the network takes", told, cure)
 
 
-def uncovered_operations(
-    network: nn.Module, x: Tensor, chosen: list[Method], output: str | int | None
-) -> dict[str, list[str]]:
+def device_of(network: nn.Module, x: Any) -> torch.device:
+    return next((p.device for p in network.parameters()), inputs.tensors_of(x)[0].device)
+
+
+def uncovered_operations(tape: Tape, chosen: list[Method]) -> dict[str, list[str]]:
     """For each method the operations of the network that it has no rule for."""
-    tape = record(network, x[:1].to(device_of(network, x)), output=output)
     return {method.name: tape.coverage(method).uncovered for method in chosen}
 
 
 def timed_maps(
-    network: nn.Module, x: Tensor, chosen: list[Method], run: dict[str, Any]
-) -> tuple[Table, dict[str, Tensor]]:
-    """The maps, and a table of what each of them took and how far it can be relied on."""
-    uncovered = uncovered_operations(network, x, chosen, run["output"])
+    network: nn.Module, x: Any, chosen: list[Method], run: dict[str, Any], skip: bool
+) -> tuple[Table, dict[str, Any]]:
+    """The maps, and a table of what each of them took and how far it can be relied on.
+
+    skip  methods that do not apply, with a warning
+    """
+    device = device_of(network, x)
+    first = inputs.each(lambda part: part[:1].to(device), x)
+    uncovered = uncovered_operations(record(network, first, output=run["output"]), chosen)
     table = Table(Column("method", no_wrap=True), "seconds", "largest error", "not covered")
-    maps: dict[str, Tensor] = {}
+    maps: dict[str, Any] = {}
     with tqdm(chosen, leave=False, disable=None, unit="method") as bar:
         for method in bar:
             bar.set_postfix_str(method.name)
             own = {n: v for n, v in run["parameters"].items() if n == method.name}
             started = time.perf_counter()
-            made = explain(network, x, method, **{**run, "parameters": own})[method.name]
+            try:
+                made = explain(network, x, method, **{**run, "parameters": own})[method.name]
+            except NotApplicable as error:
+                if not skip:
+                    raise
+                warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 2)
+                continue
             seconds = f"{time.perf_counter() - started:.2f}"
             names = Text(", ".join(uncovered[method.name]))
             table.add_row(method.name, seconds, largest_error(made), names)
@@ -82,19 +109,40 @@ def timed_maps(
     return table, maps
 
 
-def largest_error(maps: Tensor) -> str:
+def largest_error(maps: Any) -> str:
     """The largest conservation or completeness error that maps carry, in words."""
     for name in ERRORS:
-        if hasattr(maps, name):
-            return f"{name.removesuffix('_error')} {float(getattr(maps, name).max()):.2g}"
+        for map in named("", maps).values():
+            if hasattr(map, name):
+                return f"{name.removesuffix('_error')} {float(getattr(map, name).max()):.2g}"
     return ""
 
 
-def save_maps(file: Path, arrays: dict[str, Tensor], maps: dict[str, Tensor], told: str) -> None:
+def named(name: str, held: Any) -> dict[str, Tensor]:
+    """The tensors of nested containers, by their path after a name.
+
+    >>> list(named("gradient", {"ids": (torch.ones(1), torch.ones(1)), "mask": None}))
+    ['gradient.ids.0', 'gradient.ids.1']
+    """
+    if isinstance(held, Tensor):
+        return {name: held}
+    parts = inputs.parts_of(held) if isinstance(held, Mapping | list | tuple) else {}
+    return {n: t for key, part in parts.items() for n, t in named(f"{name}.{key}", part).items()}
+
+
+def save_maps(
+    file: Path, x: Any, arrays: dict[str, Tensor], maps: Mapping[str, Any], told: str
+) -> None:
     """One file with everything; it is whole or not there."""
+    arrays = {**named("input", x), **arrays}
     for name, values in maps.items():
-        arrays[name] = values
-        arrays |= {f"{name}.{e}": getattr(values, e) for e in ERRORS if hasattr(values, e)}
+        found = named(name, values)
+        arrays |= found
+        for error in ERRORS:
+            own = [getattr(t, error) for t in found.values() if hasattr(t, error)]
+            arrays |= {f"{name}.{error}": own[0]} if own else {}
+        for key, part in inputs.parts_of(x).items():
+            arrays |= _per_token(name if key is inputs.ALONE else f"{name}.{key}", part, found)
     plain: dict[str, Any] = {
         name: (t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy()
         for name, t in arrays.items()
@@ -105,12 +153,52 @@ def save_maps(file: Path, arrays: dict[str, Tensor], maps: dict[str, Tensor], to
     partial.replace(file)
 
 
-def save_overview(file: Path, x: Tensor, maps: dict[str, Tensor], titles: list[str]) -> None:
+def _per_token(name: str, ids: Any, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Relevance of ids (B, T): their maps (B, T, D), summed over D, and over embeddings."""
+    if not isinstance(ids, Tensor):
+        return {}
+    own = [map for n, map in found.items() if n == name or n.startswith(f"{name}.")]
+    own = [map.sum(-1) for map in own if map.shape[:-1] == ids.shape]
+    return {f"{name}.per_token": torch.stack(own).sum(0)} if own else {}
+
+
+def save_overviews(
+    folder: Path, x: Any, maps: Mapping[str, Any], titles: list[str]
+) -> list[Path | str]:
+    """A picture for each input that has maps: the files, and what could not be drawn."""
+    lines: list[Path | str] = []
+    for key, part in inputs.parts_of(x).items():
+        alone = key is inputs.ALONE
+        own = {name: m if alone else m.get(key) for name, m in maps.items()}
+        file = folder / ("overview.png" if alone else f"overview_{_plain(key)}.png")
+        if all(m is None for m in own.values()):
+            continue
+        figure = _overview(part, own, titles)
+        if figure is None:
+            lines.append(f"No picture of {'the input' if alone else key}: its maps have no space.")
+            continue
+        figure.savefig(file)
+        lines.append(file)
+    return lines
+
+
+def _plain(name: str) -> str:
+    """A name that is no path."""
+    return re.sub(r"\W", "_", name)
+
+
+def _overview(x: Tensor, maps: Mapping[str, Any], titles: list[str]) -> Figure | None:
     from salience import plot
 
     rows = slice(_OVERVIEW_ROWS)
-    shown = {name: values[rows] for name, values in maps.items()}
-    plot.maps(x[rows], shown, titles=titles[rows]).savefig(file)
+    if x.is_floating_point():
+        if not 2 <= x.ndim <= 5:
+            return None
+        return plot.maps(x[rows], {n: m[rows] for n, m in maps.items()}, titles=titles[rows])
+    relevance = {n: r for name, m in maps.items()
+                 for n, r in _per_token(name, x, named(name, m)).items()}  # fmt: skip
+    shown = {n.removesuffix(".per_token"): inputs.rows(r[rows]) for n, r in relevance.items()}
+    return plot.tokens(inputs.rows(x[rows]), shown, titles=titles[rows]) if shown else None
 
 
 def titles_of(names: list[str], target: str, outputs: Tensor, values: Tensor) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,18 @@ def under_autocast(func: Callable[..., Any], device: str, dtype: torch.dtype) ->
             return func(*args, **kwargs)
 
     return call
+
+
+def unhooked() -> AbstractContextManager[Any]:
+    """Keep what autograd saves, where a checkpoint in the model would compute it again."""
+    if _hooks_of_saved is None or _hooks_of_saved(False) is None:
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+
+
+# nothing public says whether a checkpoint is active
+_autograd: Any = getattr(torch._C, "_autograd", None)
+_hooks_of_saved = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def functional_form(func: Callable[..., Any], name: str) -> tuple[Callable[..., Any], str]:

@@ -7,7 +7,7 @@ values are torch's to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -223,8 +223,22 @@ FUSED: dict[str, Callable[..., Any]] = {
 }
 
 
-def parts_of(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
-    """The function to record in the place of a call, if it is one of known form."""
+def _scaled_addmm(
+    input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    return torch.addmm(input * beta, a * alpha, b)
+
+
+def parts_of(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], is_linear: bool
+) -> Callable[..., Any] | None:
+    """The function to record in the place of a call, if it is one of known form.
+
+    is_linear  the call is a linear map, which needs no parts but for factors that rules do not see
+    """
+    if is_linear:
+        scaled = name == "addmm" and any(kwargs.get(key, 1) != 1 for key in ("alpha", "beta"))
+        return _scaled_addmm if scaled else None
     # torch.lstm(data, batch_sizes, hx, params, ...) of a packed sequence has another form
     if name in _STEPS and not (len(args) > 3 and isinstance(args[3], bool)):
         return None

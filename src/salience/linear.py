@@ -168,6 +168,8 @@ class LinearMap:
 
     def _of_weight(self, name: str, function: Backward) -> Tensor:
         """A function of W, computed once for the weights."""
+        if self._weight.layout != torch.strided:
+            return self._weights.derive(name, lambda w: function(w.to_dense()), self._weight)
         if self._fold is None:
             return self._weights.derive(name, function, self._weight)
         scale, factor = self._fold  # the factor is the scale (C,) in a shape that fits the weight
@@ -180,9 +182,9 @@ class LinearMap:
         if self.bias is None:
             return 0.0
         part = self.bias.clamp(min=0) if sign == "+" else self.bias.clamp(max=0)
-        z = self.z
-        if part.ndim == 1 and z.ndim > 2 and part.numel() == z.shape[1] and self.weight.ndim != 2:
-            part = part.view(1, -1, *(1,) * (z.ndim - 2))
+        z, dims = self.z, self._weight.ndim
+        if part.ndim == 1 and dims != 2:  # per channel: of a convolution, or a lone BatchNorm
+            part = part.view(-1, *(1,) * ((z.ndim if dims == 1 else dims) - 2))
         return part.to(z.dtype)
 
     def positive(self) -> tuple[Tensor, Backward]:

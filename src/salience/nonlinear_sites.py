@@ -41,12 +41,15 @@ class ElementSite:
         return torch.ops.aten.threshold_backward(m, self.y, 0)
 
     def secant(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x, f(x) - f(0) and f'(0), of a function that one number determines."""
+        """x, f(x) - f(0) and f'(0)."""
         assert self.x is not None
-        zero = self.x.new_zeros((), requires_grad=True)
         with torch.enable_grad():
+            zero = self.x.new_zeros((), requires_grad=True)
             offset = self._function(zero)
-            (slope,) = torch.autograd.grad(offset, zero)
+            if offset.ndim:  # its bounds or slopes differ from place to place
+                zero = torch.zeros_like(self.x, requires_grad=True)
+                offset = self._function(zero)
+            (slope,) = torch.autograd.grad(offset.sum(), zero)
         return self.x, self.y - offset.detach(), slope
 
     def backward(self, m: Tensor) -> Tensor:

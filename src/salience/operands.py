@@ -94,6 +94,8 @@ def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
 def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> Any:
     """The scale (C,) of z's channels as a tensor that multiplies the weight; None: cannot."""
     tail = (1,) * (weight.ndim - 2)
+    if tail and ndim != weight.ndim:  # a single sample
+        return None
     if name in _CONVOLUTIONS:
         return scale.view(-1, 1, *tail)
     if name in _TRANSPOSED:  # weight (in, out / groups, ...)
@@ -114,7 +116,8 @@ def channel_dims(
     if name in _CONVOLUTIONS or name in _TRANSPOSED:
         place = 6 if name in _CONVOLUTIONS[:3] else 8 if name == "convolution" else 6
         groups = kwargs.get("groups", args[place] if len(args) > place else 1)
-        return ((1, 0) if name in _TRANSPOSED else (1, 1)) if groups == 1 else None
+        along = 1 - args[slots.weight].ndim  # also of a single sample
+        return (along, 0 if name in _TRANSPOSED else 1) if groups == 1 else None
     if name == "linear":
         return (-1, 1)
     if name not in ("matmul", "mm", "bmm", "addmm"):

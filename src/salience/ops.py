@@ -66,6 +66,11 @@ STRUCTURAL = frozenset(
 )
 
 _SCALING = frozenset("mul multiply div divide true_divide".split())
+DIVISIONS = frozenset("div divide true_divide".split())
+INDEXINGS = frozenset(
+    "gather index_select take take_along_dim index_add index_put index_copy __getitem__ "
+    "__setitem__ scatter scatter_add max_unpool1d max_unpool2d max_unpool3d".split()
+)
 _PRODUCTS = frozenset(
     "mul multiply matmul mm bmm einsum tensordot bilinear dot vdot mv outer ger inner kron".split()
 )
@@ -105,7 +110,9 @@ LIKENESSES = frozenset(
 # Functions that take no value from any operand but the first.
 LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as".split())
 # Functions that hand a value to Python, where the model may branch on it.
-READS = frozenset("__bool__ __float__ __int__ __index__ item tolist is_nonzero equal".split())
+READS = frozenset(
+    "__bool__ __float__ __int__ __index__ item tolist is_nonzero equal allclose numpy".split()
+)
 
 
 def operation_name(func: Callable[..., Any]) -> str:

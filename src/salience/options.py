@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from salience.errors import SalienceError, expected, unknown
 from salience.methods import Method, find
 from salience.methods import methods as registry
+from salience.sanity import check_score
 from salience.similarity import similarities
+from salience.together import is_single
 
 Model = Annotated[
     str,
@@ -32,7 +33,9 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA...",
         help="FILE.npy, FILE.npz, FILE.npz:key or FILE.pt: a batch of floating-point inputs, "
-        "used as it is. Or images (.png, .jpg) and folders of images.",
+        "used as it is, or of integer ids for a network that embeds them. Several arrays in one "
+        "file, without a key, are inputs by name: model(**arrays). Or images (.png, .jpg) "
+        "and folders of images.",
     ),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the files that are written.")]
@@ -61,7 +64,10 @@ Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
 Device = Annotated[str, typer.Option(help="Such as cpu, cuda or cuda:1.")]
 Output = Annotated[
     str | None,
-    typer.Option(help="Which part to explain of a model that returns a tuple or a dict."),
+    typer.Option(
+        help="Which part to explain of a model that returns a tuple or a dict: logits (a key), 0 "
+        "(a position), or a path of them such as 0.scores."
+    ),
 ]
 Size = Annotated[
     int | None,
@@ -103,11 +109,16 @@ salience explain net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
 
 salience explain net.onnx digits.npy -o out
 
+salience explain net.py:text ids.npy --output 0.scores -o out
+
 salience explain torchvision:resnet50 photos/ --weights resnet50.pth --size 224 -o out
 
 [bold]Afterwards[/bold]
 
 maps = numpy.load("out/maps.npz"); maps["lrp_epsilon"]; maps["lrp_epsilon.conservation_error"]
+
+Of ids (B, T), maps["lrp_epsilon.per_token"] (B, T) is maps["lrp_epsilon"] (B, T, D) summed over
+the embedding. Of several inputs, each has its own: maps["lrp_epsilon.NAME"].
 """
 
 CHECK_EXAMPLES = """\
@@ -207,7 +218,7 @@ def parse_stages(text: str) -> str | int:
     return text if text == "all" else int(text)
 
 
-def parse_scores(text: str, score: str, x: Tensor) -> list[str]:
+def parse_scores(text: str, score: str, x: Any) -> list[str]:
     """The similarities to measure, `score` among them; x shows what shape the maps have.
 
     Errors: SalienceError for unknown ones, and for those that maps of this shape do not allow.
@@ -219,7 +230,9 @@ def parse_scores(text: str, score: str, x: Tensor) -> list[str]:
         if name not in similarities:
             raise unknown("score", name, similarities)
         try:
-            similarities[name](x[:1], x[:1])
+            check_score(name, x)
+            if is_single(x):
+                similarities[name](x[:1], x[:1])
             kept.append(name)
         except SalienceError:
             if text != "all" or name == score:

@@ -91,7 +91,10 @@ def cell(pictures: Array) -> tuple[float, float, bool]:
     return CELL, CELL * min(max(ratio, 0.5), 2.0), False  # long ones are squeezed
 
 
-def draw(axes: Axes, picture: Array, scale: Scale | None, *, bars: bool) -> None:
+def draw(
+    axes: Axes, picture: Array, scale: Scale | None, *, bars: bool, signal: Array | None = None
+) -> None:
+    """A picture, or a graph; behind a graph a signal (L,), scaled to the graph's range."""
     if picture.ndim > 1:
         limits = {} if scale is None else {
             "vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}  # fmt: skip
@@ -101,6 +104,12 @@ def draw(axes: Axes, picture: Array, scale: Scale | None, *, bars: bool) -> None
         return
     assert scale is not None
     place = np.arange(len(picture))
+    margin = 0.05 * (scale.high - scale.low)
+    if signal is not None and np.ptp(signal) > 0:
+        unit = (signal - signal.min()) / np.ptp(signal)
+        axes.plot(
+            place, scale.low + unit * (scale.high - scale.low), color="0.7", linewidth=0.8, zorder=0
+        )
     above, below = (_ABOVE, _BELOW) if scale.colours != GREY else ("0.4", "0.4")
     if bars and len(picture) <= _MOST_BARS:
         axes.bar(place, picture, 0.8, color=np.where(picture < 0, below, above))
@@ -109,7 +118,6 @@ def draw(axes: Axes, picture: Array, scale: Scale | None, *, bars: bool) -> None
     else:
         for sign, colour in ((np.maximum(picture, 0), above), (np.minimum(picture, 0), below)):
             axes.fill_between(place, sign, step="mid", color=colour, linewidth=0)
-    margin = 0.05 * (scale.high - scale.low)
     axes.set_ylim(scale.low - margin, scale.high + margin)
     axes.set_xlim(-0.5, len(picture) - 0.5)
     axes.axhline(0, color="0.6", linewidth=0.5)
@@ -118,6 +126,11 @@ def draw(axes: Axes, picture: Array, scale: Scale | None, *, bars: bool) -> None
     axes.locator_params(axis="x", nbins=3, integer=True)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.yaxis.get_offset_text().set_fontsize(6)
+
+
+def slice_of(shape: tuple[int, ...]) -> str:
+    """Which part of a volume (B, C, D, H, W) is shown, in words; nothing of other inputs."""
+    return f", slice {shape[2] // 2 + 1} of {shape[2]}" if len(shape) == 5 else ""
 
 
 def wrapped(text: str, inches: float) -> str:

@@ -19,18 +19,20 @@ from salience.pictures import (
     input_scale,
     map_pictures,
     scale_of,
+    slice_of,
     to_array,
     wrapped,
 )
 from salience.plot_attribution import attribution_by_value
 from salience.plot_cascade import cascade
 from salience.plot_similarity import similarity
+from salience.plot_tokens import tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attribution_by_value", "cascade", "maps", "similarity"]
+__all__ = ["attribution_by_value", "cascade", "maps", "similarity", "tokens"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.15, 0.4, 0.75, 0.14  # inches
 
@@ -112,11 +114,12 @@ def maps(
         scale = scale_of(column, clip) if j else input_scale(column)
         for i, picture in enumerate(column):
             axes = figure.add_axes(layout.picture(i, j))
-            draw(axes, picture, scale, bars=x.ndim == 2)
+            signal = pictures["input"][i] if j and layout.flat and x.ndim == 3 else None
+            draw(axes, picture, scale, bars=x.ndim == 2, signal=signal)
             axes.tick_params(labelbottom=i == len(x) - 1)
             axes.yaxis.get_offset_text().set_visible(i == 0)
             if i == 0:
-                title = wrapped(name, layout.width)
+                title = wrapped(name if j else f"input{slice_of(x.shape)}", layout.width)
                 axes.set_title(title, fontsize=9, pad=5, parse_math=False)
             if j == 0 and titles is not None:
                 title = wrapped(titles[i], layout.height)
@@ -173,6 +176,6 @@ def _caption(x: Array, clip: float, channels: str) -> str:
         parts.append(f"maps {summed} over {x.shape[1]} channels")
         if x.shape[1] != 3 or x.ndim == 3:
             parts.append("inputs averaged over them")
-    if x.ndim == 5:
-        parts.append(f"slice {x.shape[2] // 2 + 1} of {x.shape[2]}")
+    if x.ndim == 3 and has_channels(3, x.shape[1]):
+        parts.append("behind maps in grey the input, on a scale of its own")
     return "; ".join(parts) + "."

@@ -25,6 +25,7 @@ from salience.pictures import (
     map_pictures,
     scale_of,
     shortened,
+    slice_of,
 )
 from salience.similarity import similarities
 
@@ -114,11 +115,16 @@ def cascade(
     titles = [shortened(str(dataset["map_stage"].values[k]), 26) for k in columns]
     for block, number in enumerate(samples):
         axes = figure.add_axes(grid.box(grid.side, grid.head + block * grid.block))
-        _picture(axes, inputs[block], input_scale(inputs))
-        axes.set_title(f"input {number}", fontsize=8, pad=3)
+        if dataset["inputs"].dtype.kind == "i":
+            _ids(axes, dataset["inputs"].values[number], grid)
+        else:
+            _picture(axes, inputs[block], input_scale(inputs))
+        title = f"input {number}{slice_of(dataset['inputs'].shape)}"
+        axes.set_title(title, fontsize=8, pad=3)
         for row, name in enumerate(names):
             held = dataset["maps"].values[row, columns, number]  # (column, ...)
-            for axes in _row(figure, grid, (block, row), held, clip):
+            signal = inputs[block] if dataset["inputs"].ndim == 3 else None
+            for axes in _row(figure, grid, (block, row), held, clip, signal):
                 if block == row == 0:
                     title = _broken(titles.pop(0), int(17 * grid.width))
                     axes.set_title(title, fontsize=7, pad=3, parse_math=False)
@@ -151,7 +157,10 @@ def shown_stages(dataset: xarray.Dataset) -> list[int]:
     return [0, *(1 + k for k in evenly_spread(min(_MOST_COLUMNS - 1, stages), stages))]
 
 
-def _row(figure: Figure, grid: _Grid, at: tuple[int, int], held: Array, clip: float) -> list[Axes]:
+def _row(
+    figure: Figure, grid: _Grid, at: tuple[int, int], held: Array, clip: float,
+    signal: Array | None,
+) -> list[Axes]:  # fmt: skip
     """The panels of one method, from the trained network's map."""
     maps = torch.from_numpy(np.ascontiguousarray(held))
     kept = similarities["spearman_abs"](maps[:1].expand_as(maps), maps).tolist()
@@ -159,7 +168,7 @@ def _row(figure: Figure, grid: _Grid, at: tuple[int, int], held: Array, clip: fl
     for column, picture in enumerate(map_pictures(held.astype(float), "sum")):
         axes = figure.add_axes(grid.panel(*at, column))
         limit = scale_of(picture, clip).high
-        _picture(axes, picture, Scale(-limit, limit, SIGNED))
+        _picture(axes, picture, Scale(-limit, limit, SIGNED), signal)
         if column:
             told = "undefined" if isnan(kept[column]) else f"{kept[column]:.2f}"
             axes.set_xlabel(told, fontsize=6.5, labelpad=1.5)
@@ -167,8 +176,19 @@ def _row(figure: Figure, grid: _Grid, at: tuple[int, int], held: Array, clip: fl
     return panels
 
 
-def _picture(axes: Axes, picture: Array, scale: Scale | None) -> None:
-    draw(axes, picture, scale, bars=True)
+def _ids(axes: Axes, ids: Array, grid: _Grid) -> None:
+    """The ids of a sample in words, as many as there is room for."""
+    lines = textwrap.wrap(" ".join(map(str, ids.flat)), int(17 * grid.width))
+    most = max(1, int(8 * grid.height))
+    lines[most:] = ["..."] if len(lines) > most else []
+    axes.text(0, 1, "\n".join(lines), fontsize=6.5, va="top", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_axis_off()
+
+
+def _picture(axes: Axes, picture: Array, scale: Scale | None, signal: Array | None = None) -> None:
+    draw(axes, picture, scale, bars=True, signal=signal if picture.ndim == 1 else None)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -195,7 +215,9 @@ def _cascade_caption(dataset: xarray.Dataset, columns: int, clip: float) -> str:
     shape = dataset["inputs"].shape
     if has_channels(len(shape), shape[1]) and shape[1] > 1:
         parts.append(f"summed over {shape[1]} channels")
-    if len(shape) == 5:
-        parts.append(f"slice {shape[2] // 2 + 1} of {shape[2]}")
+    if len(shape) == 3 and has_channels(3, shape[1]):
+        parts.append("behind maps in grey the input, on a scale of its own")
+    if dataset["inputs"].dtype.kind == "i":
+        parts.append("a bar for each token, summed over its embedding")
     parts.append("below each panel |Spearman correlation| with the trained network's map")
     return "; ".join(parts) + "."

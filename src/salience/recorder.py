@@ -24,7 +24,7 @@ from salience import inputs, ops, tokens
 from salience.classify import classify, layer_of, stays_reciprocal, weight_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
-from salience.functional import functional_form, restrided, scattered, under_autocast
+from salience.functional import functional_form, restrided, scattered, under_autocast, unhooked
 from salience.fused import parts_of
 from salience.linear import Weights
 from salience.operands import flattened, linear_slots, positional
@@ -128,6 +128,11 @@ class Recorder(TorchFunctionMode):
 
     def _record_opaque(self, tensor: Tensor) -> None:
         name = tensor.grad_fn.name() if tensor.grad_fn is not None else "unknown"
+        if self._replaced and not self.values.sources(tensor).isdisjoint(self._replaced):
+            raise expected(
+                "no write in place before a function that cannot be seen", f"one before {name}",
+                "Write h = h + y for h += y, or use functions of torch.",
+            )  # fmt: skip
         index = self.values.add(tensor)
         operation = Operation(name, "opaque", _cannot_replay, (), {}, (index,), (0,), depends=True)
         self.trace.dependent.add(index)
@@ -145,6 +150,13 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.autograd.grad:
+            raise expected(
+                "a model that takes no gradients itself", "torch.autograd.grad in its forward",
+                "Explain the network whose gradient it takes.",
+            )  # fmt: skip
+        if func is torch.Tensor.register_hook:  # a replay would lose it
+            self.trace.branches = True
         if ops.is_python(func) and func not in self._expanding[-1:]:
             return self._expand(func, args, kwargs)
         name = ops.operation_name(func)
@@ -286,8 +298,9 @@ class Recorder(TorchFunctionMode):
         depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
-        parts = parts_of(name, args) if depends else None
-        if parts is not None and linear_slots(name, self.values.depends, args) is None:
+        is_linear = linear_slots(name, self.values.depends, args) is not None
+        parts = parts_of(name, args, kwargs, is_linear) if depends else None
+        if parts is not None:
             with self:
                 return parts(*args, **kwargs)
         device = operands[0].device.type
@@ -333,7 +346,8 @@ class Recorder(TorchFunctionMode):
         if operation.depends:
             self.readers.consume(operands, operation.site)
         self.readers.keep(operands, operation.site)
-        return run_operation(operation, operation.site, args, kwargs)
+        with unhooked():
+            return run_operation(operation, operation.site, args, kwargs)
 
     def _register(self, operation: Operation, operands: list[Tensor]) -> None:
         trace = self.trace

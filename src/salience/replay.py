@@ -60,6 +60,8 @@ def replay(
             with torch.set_grad_enabled(operation.kind != "detached"):
                 tensors = list(leaves(run_operation(operation, site, args, kwargs), Tensor))
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
+                if tensors[pick].shape != trace.shapes[output]:
+                    return again()  # the model may have read the shape
                 values[output] = tensors[pick]
     assert trace.output is not None
     begins, end = tape.graph

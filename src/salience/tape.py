@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from salience import inputs, targets
 from salience.backward import reaches, walk_back
-from salience.checks import check_input, check_model, check_output, no_leaves, values_like
+from salience.checks import values_like
 from salience.coverage import Coverage, coverage_of
 from salience.errors import SalienceWarning, expected
 from salience.inputs import Leaf, columns, rows
-from salience.linear import Weights
-from salience.memory import ran_out_of_memory
 from salience.methods import Method, find
-from salience.recorder import Recorder
 from salience.trace import Trace
 from salience.walk import Walk
 
@@ -41,7 +37,9 @@ class Tape:
         walk: Walk,
         again: Callable[..., Tape],
         kept: dict[int, Tensor] | None = None,
+        unchanged: Callable[[], None] = lambda: None,
     ) -> None:
+        self.unchanged = unchanged  # raises where the model's weights have changed since
         self.x, self.trace = x, trace
         self.graph = self.leaves, output = ends  # where the recorded graph begins and ends
         self.output = output.detach()
@@ -140,12 +138,15 @@ class Tape:
                 )
             made = found.run(self, scalar, seed, **bound)
             return (made,) if isinstance(made, Tensor) else tuple(made)
+        self.unchanged()
         value, gradient = self._seed(scalar)
         factor = _factor(found, value, start)
-        if factor is not None:
-            gradient = gradient * columns(factor, gradient)
         with torch.inference_mode(False), torch.no_grad():
+            if factor is not None and not found.relevance:
+                gradient = gradient * columns(factor, gradient)
             maps = self._walk(found, bound, gradient)
+            if factor is not None and found.relevance:  # afterwards: 1 / value may overflow
+                maps = tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
         if found.relevance:
             begin = value if factor is None else value * factor
             error = ((_total(maps) - begin) / begin).abs()
@@ -206,94 +207,5 @@ def _factor(method: Method, value: Tensor, start: float | Tensor | None) -> Tens
             f"{method.name}: a target of exactly 0 has no relevance to start from; its map is 0.",
             SalienceWarning, stacklevel=4,
         )  # fmt: skip
-    return torch.where(value == 0, 0, begin / value)
-
-
-def run_pass(
-    model: Callable[..., Any],
-    x: Any,
-    part: targets.Part = None,
-    weights: Weights | None = None,
-    keep: bool = False,
-    embedded: Sequence[Tensor] = (),
-) -> Tape:
-    """Record one pass without any checks of the input.
-
-    keep      for a tape to be replayed
-    embedded  values in place of what embeddings make of ids, in the order of execution
-    """
-    shared = Weights() if weights is None else weights
-    recorder = Recorder(model, shared, keep, embedded)
-    device = inputs.tensors_of(x)[0].device
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        begin = recorder.start(x)
-        outputs = _outputs(model, begin, recorder)
-        output = recorder.finish(outputs, lambda outputs: targets.select_output(outputs, part))
-    recorder.trace.output = recorder.values.number(output)
-
-    module = model if isinstance(model, nn.Module) else None
-    state = [*module.parameters(), *module.buffers()] if module else []
-    versions = [tensor._version for tensor in state]
-    ends = (tuple(recorder.leaves), output)
-    held = inputs.each(Tensor.detach, begin)
-
-    def again(*values: Tensor) -> Tape:
-        if versions != [tensor._version for tensor in state]:
-            raise expected(
-                "the model as it was recorded", "one whose weights have changed since",
-                "Record it again.",
-            )  # fmt: skip
-        other, embedded = inputs.at_leaves(held, ends[0], values)
-        return run_pass(model, other, part, shared, embedded=embedded)
-
-    return Tape(held, ends, recorder.trace, recorder.walk, again, recorder.readers.kept)
-
-
-def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
-    """What the model returns; integers that nothing embeds are an error, whatever it does."""
-    try:
-        with recorder:
-            outputs = inputs.call(model, x)
-    except (RuntimeError, TypeError) as error:
-        if recorder.leaves or ran_out_of_memory(error):
-            raise
-        raise no_leaves(x) from error
-    if not recorder.leaves:
-        raise no_leaves(x)
-    return outputs
-
-
-def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) -> Tape:
-    """Record one forward pass of a trained model, to be explained by any method.
-
-    model   a module in eval mode, or any function of tensors
-    x       a tensor (B, ...); a tuple or list for model(*x); or a dict for model(**x). Floating-
-            point inputs are explained; integer ids are explained where the model embeds them;
-            masks, flags and scalars are passed along. All on the model's device and of its dtype
-    output  which part to explain where the model returns a tuple or a dict: a key, a position, or
-            a path such as (0, "logits") or "0.logits"
-
-    Errors: SalienceError for a model in training mode, an input that is not finite, not a batch or
-    neither floating-point nor embedded, an output without a batch dimension or that does not depend
-    on the input.
-
-    >>> import torch, salience
-    >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
-    >>> tape.output.shape
-    torch.Size([1, 2])
-
-    Several inputs have several maps, which add up to the output together:
-
-    >>> model = torch.nn.Bilinear(3, 4, 2).eval()
-    >>> tape = salience.record(model, {"input1": torch.ones(1, 3), "input2": torch.ones(1, 4)})
-    >>> {name: tuple(map.shape) for name, map in tape.explain("gradient", target=1).items()}
-    {'input1': (1, 3), 'input2': (1, 4)}
-    """
-    check_model(model)
-    check_input(model, x)
-    tape = run_pass(model, x, output)
-    check_output(tape.x, tape.output, tape.depends_on_input)
-    return tape
+    wide = torch.promote_types(value.dtype, torch.float32)
+    return torch.where(value == 0, 0, begin.to(wide) / value)

@@ -16,6 +16,7 @@ class Values:
 
     def __init__(self, trace: Trace) -> None:
         self._trace, self._token = trace, object()
+        self._made: dict[Any, int] = {}  # node of autograd -> id of the memory that it wrote
 
     def number(self, tensor: Any) -> int | None:
         """The number of a tensor's value, if the tensor belongs to this pass."""
@@ -27,7 +28,22 @@ class Values:
         number = self._trace.new_value()
         self._trace.shapes[number] = tensor.shape
         setattr(tensor, _TAG, (self._token, number))
+        if tensor.grad_fn is not None:
+            base = tensor._base
+            self._made[tensor.grad_fn] = id(tensor if base is None else base)
         return number
+
+    def sources(self, tensor: Tensor) -> set[int]:
+        """The ids of the tensors of this pass that a tensor, not of it, was made from."""
+        queue, seen, found = [tensor.grad_fn], set(), set()
+        while queue:
+            node = queue.pop()
+            if node in self._made:
+                found.add(self._made[node])
+            elif node is not None and node not in seen:
+                seen.add(node)
+                queue.extend(before for before, _ in node.next_functions)
+        return found
 
     def ref(self, tensor: Tensor) -> Tensor | Ref:
         """What stands for a tensor in a recorded call."""

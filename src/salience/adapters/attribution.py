@@ -15,7 +15,8 @@ from salience.checks import values_at
 from salience.errors import SalienceError, expected
 from salience.inputs import rows
 from salience.methods import Method, find
-from salience.tape import Tape, record
+from salience.recording import record
+from salience.tape import Tape
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience.attribution import attribution_by_value
-from salience.errors import SalienceError
+from salience.errors import SalienceError, expected
 from salience.explaining import ERRORS
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def classed(
     maps = {str(name): trained.isel({"map_method": row}).values
             for row, name in enumerate(dataset["map_method"].values)}  # fmt: skip
     inputs = dataset["inputs"].values
+    if inputs.dtype.kind == "i":
+        cure = "Leave edges out: the values of ids have no order."
+        raise expected("floating-point inputs for classes of their values", "ids", cure)
     return attribution_by_value(maps, inputs, edges, units=units)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from salience.errors import expected
+from salience.errors import SalienceError, expected
 from salience.explaining import ERRORS
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def open_study(path: Path) -> Stored:
 
         opened = xarray.open_zarr(file, consolidated=False) if file.is_dir() else None
         dataset = xarray.open_dataset(file, engine="netcdf4") if opened is None else opened
+    except SalienceError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         cure = "Run salience check again, and give its folder."
         raise expected(f"a study in {file}", f"{type(error).__name__}: {error}", cure) from None
@@ -79,9 +81,18 @@ def _maps_file(file: Path) -> xarray.Dataset:
     with np.load(file, allow_pickle=False) as held:
         origin = json.loads(str(held["provenance"]))
         arrays = {name: held[name] for name in held.files}
+    if "input" not in arrays:
+        inputs = [name for name in arrays if name.startswith("input.")]
+        cure = "Run salience check for a report of several inputs."
+        raise expected("the maps of one input", ", ".join(inputs) or "none", cure)
     x = arrays["input"]
+    end = ".per_token" if x.dtype.kind == "i" else ""  # maps of ids in the shape of ids
     fixed = {"input", "output", "target_value", "provenance"}
-    names = [n for n in arrays if n not in fixed and arrays[n].shape == x.shape]
+    found = [n for n in arrays if n.endswith(end) and arrays[n].shape == x.shape]
+    names = [n.removesuffix(end) for n in found if n not in fixed]
+    if not names:
+        cure = "Run salience check for a report without maps."
+        raise expected(f"maps shaped like the input {x.shape}", "none", cure)
     none = np.full(len(x), np.nan)
     errors = {
         error: (("map_method", "map_sample"),
@@ -89,7 +100,7 @@ def _maps_file(file: Path) -> xarray.Dataset:
         for error in ERRORS
     }  # fmt: skip
     space = [f"axis_{i}" for i in range(1, x.ndim)]
-    maps = np.stack([arrays[name] for name in names])[:, None]
+    maps = np.stack([arrays[f"{name}{end}"] for name in names])[:, None]
     return xarray.Dataset(
         {"maps": (("map_method", "map_stage", "map_sample", *space), maps),
          "inputs": (("map_sample", *space), x), **errors},

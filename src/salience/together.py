@@ -1,0 +1,77 @@
+"""The maps of several inputs, or of what ids are embedded as, as one map for each sample.
+
+Scores compare one map with another: a single floating-point input has its map as it is, anything
+else the entries of all its maps in one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salience import inputs
+from salience.errors import expected
+from salience.explaining import ERRORS
+from salience.inputs import Leaf
+
+
+def is_single(x: Any) -> bool:
+    """Whether x is one floating-point input, whose map is shaped like it."""
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def some(x: Any, part: slice) -> Any:
+    """Some of the samples."""
+    return inputs.each(lambda tensor: tensor[part], x)
+
+
+def as_one(x: Any, maps: Sequence[Tensor]) -> Tensor:
+    """The maps of all leaves of x as one, (B, ...) or (B, n), with the errors that they carry."""
+    if is_single(x):
+        return maps[0]
+    joined = torch.cat([inputs.rows(map) for map in maps], 1)
+    for name in ERRORS:
+        if hasattr(maps[0], name):
+            setattr(joined, name, getattr(maps[0], name))
+    return joined
+
+
+def values_of(x: Any, leaves: Sequence[Leaf]) -> Tensor:
+    """What is explained, in the form of its maps: of ids, what the model embeds them as."""
+    return as_one(x, [leaf.tensor.detach() for leaf in leaves])
+
+
+def can_be_shown(x: Any, leaves: Sequence[Leaf]) -> bool:
+    """Whether the maps have the shape of x: of one input, or of ids once summed per token."""
+    ids = isinstance(x, Tensor) and all(leaf.tensor.shape[1:-1] == x.shape[1:] for leaf in leaves)
+    return is_single(x) or ids
+
+
+def check_shown(x: Any, leaves: Sequence[Leaf]) -> None:
+    if not can_be_shown(x, leaves):
+        shapes = ", ".join(str(tuple(leaf.tensor.shape[1:])) for leaf in leaves)
+        raise expected(
+            "a single input, or ids (B, T) embedded as (B, T, D), for keep_maps",
+            f"maps of shapes {shapes}", "Use keep_maps=0, and salience.explain for the maps.",
+        )  # fmt: skip
+
+
+def numbers(values: Tensor) -> np.ndarray[Any, Any]:
+    """As float32; ids as they are."""
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()
+
+
+def shown(x: Any, leaves: Sequence[Leaf], maps: Tensor) -> Tensor:
+    """Joined maps in the shape of x: for ids, summed over each token's embedding."""
+    if is_single(x):
+        return maps
+    shapes = [leaf.tensor.shape[1:] for leaf in leaves]
+    parts = maps.split([prod(shape) for shape in shapes], 1)
+    pairs = zip(parts, shapes, strict=True)
+    return torch.stack([part.unflatten(1, shape).sum(-1) for part, shape in pairs]).sum(0)

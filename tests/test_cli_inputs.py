@@ -1,0 +1,263 @@
+"""The command line with several inputs, with token ids, signals and volumes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from PIL import Image
+from typer.testing import CliRunner
+
+import salience
+from salience.cli import app
+from salience.export import named, save_maps
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(30, 4)
+        self.mix, self.head = nn.Conv1d(4, 5, 3, padding=1), nn.Linear(5, 3)
+    def forward(self, ids):
+        h = torch.relu(self.mix(self.words(ids).mT)).mean(-1)
+        return {"scores": self.head(h)}, h
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.text = Text()
+        self.look, self.read = nn.Linear(36, 4), nn.Linear(5, 4)
+        self.head = nn.Linear(3 + 4 + 4 + 1, 2)
+    def forward(self, ids, image, row, mask, scale, age):
+        t = self.text(ids * mask)[0]["scores"]
+        parts = [t, self.look(image.flatten(1)).relu(), self.read(row).relu(), age[:, None]]
+        return self.head(torch.cat(parts, 1)) * scale
+
+def normed():
+    return nn.Sequential(nn.Embedding(30, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(24, 3))
+
+def bag():
+    return nn.Sequential(nn.EmbeddingBag(30, 4), nn.Linear(4, 3))
+
+def signal():
+    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(152, 3))
+
+def volume():
+    return nn.Sequential(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 3))
+"""
+IDS = np.random.default_rng(0).integers(1, 30, (3, 6))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(FACTORY)
+    random = np.random.default_rng(0)
+    np.save("ids.npy", IDS.astype(">i4"))
+    np.savez("both.npz", **both())
+    np.save("signal.npy", random.normal(size=(3, 2, 40)).astype("f4"))
+    np.save("volume.npy", random.normal(size=(3, 1, 6, 7, 5)).astype("f4"))
+    return tmp_path
+
+
+def both():
+    random = np.random.default_rng(1)
+    return {
+        "ids": IDS.astype("u2"), "mask": IDS > 4, "image": random.normal(size=(3, 1, 6, 6)),
+        "row": random.normal(size=(3, 5)).astype("f4"), "scale": np.array(2.0),
+        "age": random.normal(size=3),
+    }  # fmt: skip
+
+
+def made(name):
+    scope = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(FACTORY, scope)
+        return scope[name]().eval()
+
+
+def run(command, *args):
+    return CliRunner().invoke(app, [command, *map(str, args)])
+
+
+def explained(*args):
+    result = run("explain", *args, "-o", "out")
+    assert result.exit_code == 0, result.output
+    with np.load("out/maps.npz") as file:
+        return result, dict(file)
+
+
+def checked(*args):
+    result = run("check", *args, "--repeats", 1, "-o", "out")
+    assert result.exit_code == 0, result.output
+    with xarray.open_dataset("out/study.nc") as file:
+        return result, file.load()
+
+
+def pictures(folder):
+    found = sorted(file.name for file in (folder / "out").glob("*.png"))
+    for name in found:
+        with Image.open(folder / "out" / name) as picture:
+            picture.verify()
+    return found
+
+
+# -- salience explain ------------------------------------------------------------------------------
+
+
+def test_ids_have_relevance_per_token(folder):
+    result, file = explained("nets.py:Text", "ids.npy", "--output", "0.scores", "--target", 1,
+                             "--methods", "gradient,lrp_epsilon")  # fmt: skip
+    ids = torch.from_numpy(IDS)
+    maps = salience.explain(made("Text"), ids, ["gradient", "lrp_epsilon"], 1, output="0.scores")
+    for name, values in maps.items():
+        assert file[name].shape == (3, 6, 4)
+        np.testing.assert_array_equal(file[name], values)
+        np.testing.assert_allclose(file[f"{name}.per_token"], values.numpy().sum(-1), atol=1e-7)
+    error = maps["lrp_epsilon"].conservation_error
+    np.testing.assert_array_equal(file["lrp_epsilon.conservation_error"], error)
+    np.testing.assert_array_equal(file["input"], IDS)
+    assert file["input"].dtype == np.int64
+    assert pictures(folder) == ["overview.png"] and "out/overview.png" in result.stdout
+    assert run("report", "out", "-o", "page.html").exit_code == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert '"methods":["gradient","lrp_epsilon"]' in page
+
+
+def test_several_inputs_have_their_own_maps_and_pictures(folder):
+    result, file = explained("nets.py:Both", "both.npz", "--methods", "gradient,lrp_epsilon",
+                             "--batch-size", 2)  # fmt: skip
+    x = {name: torch.as_tensor(part.astype("i8") if part.dtype.kind == "u" else part)
+         for name, part in both().items()}  # fmt: skip
+    x = {name: part.float() if part.is_floating_point() else part for name, part in x.items()}
+    maps = salience.explain(made("Both"), x, ["gradient", "lrp_epsilon"])
+    for method, held in maps.items():
+        assert set(held) == {"ids", "image", "row", "age"}
+        for name, values in held.items():
+            np.testing.assert_allclose(file[f"{method}.{name}"], values, rtol=1e-5, atol=1e-8)
+        per_token = held["ids"].numpy().sum(-1)
+        np.testing.assert_allclose(file[f"{method}.ids.per_token"], per_token, atol=1e-6)
+    per_token = [name for name in file if name.endswith("per_token")]
+    assert per_token == ["gradient.ids.per_token", "lrp_epsilon.ids.per_token"]
+    for name in both():
+        np.testing.assert_allclose(file[f"input.{name}"], both()[name], rtol=1e-6)
+    assert file["lrp_epsilon.conservation_error"].shape == (3,)
+    told = json.loads(str(file["provenance"]))
+    assert told["data_shape"].startswith("{'ids': (3, 6), 'mask': (3, 6), 'image': (3, 1, 6, 6)")
+    assert pictures(folder) == ["overview_ids.png", "overview_image.png", "overview_row.png"]
+    assert "No picture of age: its maps have no space." in result.stdout
+    refused = run("report", "out", "-o", "page.html")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("Error: expected the maps of one input; got input.ids")
+
+
+def test_names_of_inputs_are_no_paths(folder):
+    (folder / "odd.py").write_text(
+        "import torch\nclass Net(torch.nn.Linear):\n"
+        "    def forward(self, **x):\n        return super().forward(sum(x.values()))\n"
+        "def net(): return Net(5, 2)\n"
+    )
+    np.savez("odd.npz", **{"../../a": np.ones((2, 5)), "b c": np.ones((2, 5))})
+    explained("odd.py:net", "odd.npz", "--methods", "gradient")
+    assert pictures(folder) == ["overview_______a.png", "overview_b_c.png"]
+
+
+def test_maps_without_space_have_no_picture(folder):
+    result, file = explained("nets.py:bag", "ids.npy", "--methods", "gradient")
+    assert file["gradient"].shape == (3, 4) and "gradient.per_token" not in file
+    assert pictures(folder) == []
+    assert "No picture of the input: its maps have no space." in result.stdout
+
+
+def test_methods_that_do_not_apply_are_left_out_unless_named(folder):
+    result, file = explained("nets.py:normed", "ids.npy", "--methods", "single-pass")
+    assert "deep_taylor" not in file and "lrp_epsilon" in file
+    assert "Warning: deep_taylor is left out: " in result.stderr
+    refused = run("explain", "nets.py:normed", "ids.npy", "--methods", "deep_taylor", "-o", "out")
+    assert refused.exit_code == 2
+    assert "got 'layer_norm'" in refused.stderr
+
+
+def test_paths_in_nested_containers():
+    held = {"ids": (torch.ones(1), torch.zeros(1)), "flag": True, "none": None}
+    assert list(named("m", held)) == ["m.ids.0", "m.ids.1"]
+    assert list(named("m", torch.ones(1))) == ["m"]
+
+
+def test_several_embeddings_of_the_same_ids_add_up(tmp_path):
+    ids, maps = torch.from_numpy(IDS), (torch.rand(3, 6, 4), torch.rand(3, 6, 2), torch.rand(3, 5))
+    save_maps(tmp_path / "m.npz", {"ids": ids}, {}, {"a": {"ids": maps}}, "{}")
+    with np.load(tmp_path / "m.npz") as file:
+        np.testing.assert_array_equal(file["a.ids.1"], maps[1])
+        total = maps[0].sum(-1) + maps[1].sum(-1)
+        np.testing.assert_allclose(file["a.ids.per_token"], total, rtol=1e-6)
+
+
+# -- salience check --------------------------------------------------------------------------------
+
+
+def test_check_of_ids_keeps_relevance_per_token(folder):
+    _, data = checked("nets.py:Text", "ids.npy", "--output", "0.scores", "--target", 1,
+                      "--methods", "lrp_epsilon", "--show", 2)  # fmt: skip
+    expected = salience.randomization_test(
+        made("Text"), torch.from_numpy(IDS), "lrp_epsilon", 1, repeats=1, output="0.scores",
+        progress=False,
+    )  # fmt: skip
+    assert list(data.stage.values) == ["head.weight", "mix.weight", "words.weight"]
+    for score in ("spearman", "spearman_abs", "spearman_of_abs", "pearson"):
+        np.testing.assert_array_equal(data[score], expected[score])
+    assert not {"ssim", "hog"} & set(data)
+    assert data["maps"].shape == (2, 4, 2, 6) and data["inputs"].dtype == np.int64
+    assert pictures(folder) == ["cascade.png", "similarity.png"]
+    assert run("report", "out", "-o", "page.html").exit_code == 0
+    refused = run("report", "out", "-o", "page.html", "--edges", "0,3")
+    assert refused.exit_code == 2 and "classes of their values; got ids" in refused.stderr
+
+
+def test_check_of_several_inputs_has_scores_and_no_maps(folder):
+    result, data = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon")
+    assert "Maps of several inputs are scored as one, and not kept" in result.stdout
+    assert "maps" not in data and pictures(folder) == ["similarity.png"]
+    assert data.attrs["data_shape"].startswith("{'ids': (3, 6)")
+    assert list(data.stage.values)[-1] == "text.words.weight"
+    assert run("report", "out", "-o", "page.html").exit_code == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "lrp_epsilon" in page and "panel-0" not in page
+    silent, _ = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon", "--show", 0)
+    assert "not kept" not in silent.stdout
+
+
+@pytest.mark.parametrize("kind", ["signal", "volume"])
+def test_signals_and_volumes(folder, kind):
+    explained(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient,lrp_epsilon")
+    _, data = checked(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient", "--show", 2)
+    assert not {"ssim", "hog"} & set(data)
+    assert pictures(folder) == ["cascade.png", "overview.png", "similarity.png"]
+    assert run("report", "out", "-o", "page.html").exit_code == 0
+
+
+MISTAKES = {
+    "ssim of ids": (["check", "nets.py:Text", "ids.npy", "--output", "0.scores", "--score", "ssim"],
+                    "expected a single floating-point input for ssim; got several inputs, or ids"),
+    "names": (["explain", "nets.py:Text", "both.npz", "--output", "0.scores"],
+              "expected inputs that the network takes; got {'ids': (3, 6)"),
+    "integers that nothing embeds": (["explain", "nets.py:signal", "ids.npy"],
+                                     "Integers are taken for ids that the network embeds: save"),
+    "output": (["explain", "nets.py:Text", "ids.npy", "--output", "0.score"],
+               "Did you mean 'scores'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_are_one_message_and_exit_code_2(folder, args, message):
+    result = run(*args, "-o", "out")
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
