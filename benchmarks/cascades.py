@@ -64,11 +64,16 @@ def _quantus(model: nn.Module, x: Tensor, chosen: Tensor) -> Iterator[Any]:
     yield lambda: quantus_scores(model, x, chosen, partial(numpy_gradient, x))
 
 
+# single-pass methods that a peer has too
+METHODS = (
+    "gradient", "input_x_gradient", "guided_backprop", "deconvnet", "deep_taylor", "lrp_epsilon",
+    "lrp_alpha_beta", "excitation_backprop",
+)  # fmt: skip
 ALONE = Case("salience", "gradient, Spearman", partial(
     _ours, {"methods": ["gradient"], "scores": ["spearman"], "controls": False}))  # fmt: skip
 ONE_SCORE = Case("salience", "all methods, |Spearman|", partial(
-    _ours, {"scores": ["spearman_abs"]}))  # fmt: skip
-ALL_SCORES = Case("salience", "all methods, all scores", partial(_ours, {}))
+    _ours, {"methods": METHODS, "scores": ["spearman_abs"]}))  # fmt: skip
+ALL_SCORES = Case("salience", "all methods, all scores", partial(_ours, {"methods": METHODS}))
 QUANTUS = Case("Quantus", "gradient, Spearman", _quantus)
 
 

@@ -32,18 +32,12 @@ from methods import clock, interleaved
 from rich.console import Console
 from torch import Tensor, nn
 
-import salience
-
 TOLERANCE = 1e-6  # float64
 BUDGET = 0.9  # plain gradients per method and stage, scores included
 CHEAPER = 8.0  # than Quantus running captum's and zennit's versions
 UNITS = 3  # plain gradients measured before and after each test
-# single-pass methods of salience -> row of cases.OURS with the same parameters
-ROWS = {
-    name: "lrp_alpha2_beta1" if name == "lrp_alpha_beta" else name
-    for name, method in salience.methods.items()
-    if method.run is None
-}
+# methods of the study -> row of cases.OURS with the same parameters
+ROWS = {name: "lrp_alpha2_beta1" if name == "lrp_alpha_beta" else name for name in cascades.METHODS}
 
 # -- time -----------------------------------------------------------------------------------------
 
