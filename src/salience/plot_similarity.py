@@ -44,8 +44,8 @@ def similarity(
     >>> import torch, salience.plot
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> data = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
-    >>> len(salience.plot.similarity(data).axes[0].get_lines())  # eight methods, two controls
-    10
+    >>> len(salience.plot.similarity(data).axes[0].get_lines())  # ten methods, two controls
+    12
     """
     from matplotlib.figure import Figure
 
