@@ -13,20 +13,13 @@ import oracle_lrp as lrp
 import pytest
 import torch
 from oracle_elements import sigmoid
-from oracle_lrp import Value, explain
+from oracle_lrp import Value
+from relevance_cases import check
 from torch import Tensor, nn
 from transformer_nets import drawn, randn
 
 import salience
 
-CASES: list[tuple[str, dict[str, float]]] = [
-    ("lrp_epsilon", {"eps": 1e-3}),
-    ("lrp_epsilon", {"eps": 1e-9}),
-    ("lrp_alpha_beta", {"alpha": 2.0, "beta": 1.0}),
-    ("lrp_alpha_beta", {"alpha": 1.0, "beta": 0.0}),
-    ("excitation_backprop", {}),
-    ("deep_taylor", {}),
-]
 F_IN, STATE, STEPS = 3, 4, 4
 
 
@@ -135,22 +128,6 @@ class Sequence(nn.Module):
             return lrp.linear(flat, self.head.weight, self.head.bias)
 
         return walk
-
-
-def check(net: nn.Module, oracle, x: Tensor) -> None:
-    """Every method, on one tape."""
-    tape = salience.record(net, x)
-    for method, given in CASES:
-        equal(tape, explain(oracle, x, 1, method, given), method, given)
-
-
-def equal(tape: salience.Tape, expected: Tensor, method: str, given: dict[str, float]) -> None:
-    maps, scale = tape.explain(method, target=1, **given), float(expected.abs().max())
-    assert scale > 0
-    torch.testing.assert_close(
-        maps, expected, rtol=0, atol=1e-9 * scale, msg=lambda m: f"{method} {given}: {m}"
-    )
-    assert tape.coverage(method).uncovered == []
 
 
 def time_first(layer: Any, x: Tensor) -> Tensor:

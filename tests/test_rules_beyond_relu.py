@@ -13,23 +13,15 @@ from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from oracle_elements import BIAS_FREE, ELEMENTWISE
 from oracle_images import IMAGES
-from oracle_lrp import explain
 from oracle_norms import NORMS
 from oracle_operations import TOKENS, Between
+from relevance_cases import CASES, check
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from transformer_nets import ViT, drawn, randn
 
 import salience
 
-CASES: list[tuple[str, dict[str, float]]] = [
-    ("lrp_epsilon", {"eps": 1e-3}),
-    ("lrp_epsilon", {"eps": 1e-9}),
-    ("lrp_alpha_beta", {"alpha": 2.0, "beta": 1.0}),
-    ("lrp_alpha_beta", {"alpha": 1.0, "beta": 0.0}),
-    ("excitation_backprop", {}),
-    ("deep_taylor", {}),
-]
 BODIES = IMAGES | TOKENS | NORMS
 
 
@@ -38,17 +30,6 @@ def between(name: str) -> tuple[Between, Tensor]:
     net = drawn(Between(shape, BODIES[name][0]), seed=11)
     assert isinstance(net, Between)
     return net, randn(2, *shape, seed=12)
-
-
-def check(net: nn.Module, oracle, x: Tensor) -> None:
-    """Every method, on one tape."""
-    tape = salience.record(net, x)
-    for method, given in CASES:
-        maps = tape.explain(method, target=1, **given)
-        expected = explain(oracle, x, 1, method, given)
-        worst = float((maps - expected).abs().max() / expected.abs().max())
-        assert worst < 1e-9, (method, given)
-        assert tape.coverage(method).uncovered == []
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

@@ -13,6 +13,7 @@ from salience.errors import expected
 from salience.inputs import Leaf
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs
+from salience.rules import unchanged
 from salience.sites import LinearSite
 from salience.trace import Trace
 from salience.walk import Walk
@@ -35,7 +36,7 @@ def walk_back(
     walk, begins = tape.walk, [leaf.tensor for leaf in leaves]
     walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
     if method.input_rule is not None:  # it sees the BatchNorm folded in
-        walk.rules.setdefault("linear", lambda map, m: map.transpose(m))
+        walk.rules.setdefault("linear", unchanged)
     walk.input_rule = method.input_rule and _input_rule(tape, method.input_rule, parameters)
     try:
         found = torch.autograd.grad(output, begins, gradient, retain_graph=True, allow_unused=True)

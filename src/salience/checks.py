@@ -142,3 +142,15 @@ def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
     if not bool(torch.isfinite(output).all()):
         cure = "Check the weights and the scale of the input."
         raise expected("a finite output", "NaN or infinite values", cure)
+
+
+def at_least_0(name: str, value: Any, default: float) -> None:
+    """Raise unless a method's parameter is a number that is not negative."""
+    if not isinstance(value, int | float) or not value >= 0:
+        raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
+
+
+def check_bounds(parameters: Mapping[str, Any]) -> None:
+    """Raise unless the input's bounds are given both or not at all."""
+    if (parameters["low"] is None) != (parameters["high"] is None):
+        raise expected("both low and high, or neither", "one of them", "Give the input's range.")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from salience import rules
+from salience.checks import at_least_0, check_bounds
 from salience.errors import expected, unknown
 from salience.linear import Layer, LinearMap
 
@@ -111,11 +112,8 @@ def check(parameters: Mapping[str, Any]) -> None:
     if choose is not None and not callable(choose):
         raise expected("rules, a function layer -> name of a rule", repr(choose), "See the README.")
     for name in ("eps", "gamma"):
-        if not isinstance(parameters[name], int | float) or not parameters[name] >= 0:
-            raise expected(f"{name} >= 0", repr(parameters[name]), "")
-    bounded = parameters["low"] is not None
-    if bounded != (parameters["high"] is not None):
-        raise expected("both low and high, or neither", "one of them", "Give the input's range.")
-    if choose is None and PRESETS[preset].input == "box" and not bounded:
+        at_least_0(name, parameters[name], PARAMETERS[name])
+    check_bounds(parameters)
+    if choose is None and PRESETS[preset].input == "box" and parameters["low"] is None:
         cure = "Give the range of the input's values."
         raise expected(f"low and high for the preset {preset!r}", "none", cure)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from salience import composites, rules
+from salience.checks import at_least_0, check_bounds
 from salience.errors import SalienceWarning, expected, unknown
 from salience.passes import integrated_gradients, smoothgrad
 
@@ -83,14 +84,9 @@ def _whole(name: str, value: Any, default: int) -> None:
         raise expected(f"{name}, a whole number of at least 1", repr(value), cure)
 
 
-def _at_least_0(name: str, value: Any, default: float) -> None:
-    if not isinstance(value, int | float) or not value >= 0:
-        raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
-
-
 def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
     _whole("n", parameters["n"], 50)
-    _at_least_0("noise", parameters["noise"], 0.15)
+    at_least_0("noise", parameters["noise"], 0.15)
     base = find(parameters["base"])
     if base.run is not None:
         single = [name for name, method in methods.items() if method.run is None]
@@ -99,26 +95,21 @@ def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
 
 def _check_integrated_gradients(parameters: Mapping[str, Any]) -> None:
     _whole("max_steps", parameters["max_steps"], 256)
-    _at_least_0("tol", parameters["tol"], 0.01)
-
-
-def _check_bounds(parameters: Mapping[str, Any]) -> None:
-    if (parameters["low"] is None) != (parameters["high"] is None):
-        raise expected("both low and high, or neither", "one of them", "Give the input's range.")
+    at_least_0("tol", parameters["tol"], 0.01)
 
 
 def _check_eps(parameters: Mapping[str, Any]) -> None:
-    _at_least_0("eps", parameters["eps"], 1e-3)
+    at_least_0("eps", parameters["eps"], 1e-3)
 
 
 def _check_gamma(parameters: Mapping[str, Any]) -> None:
-    _at_least_0("gamma", parameters["gamma"], 0.25)
+    at_least_0("gamma", parameters["gamma"], 0.25)
 
 
 def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
     alpha, beta = parameters["alpha"], parameters["beta"]
-    _at_least_0("alpha", alpha, 2.0)
-    _at_least_0("beta", beta, 1.0)
+    at_least_0("alpha", alpha, 2.0)
+    at_least_0("beta", beta, 1.0)
     if abs(alpha - beta - 1) > 1e-9:
         warnings.warn(
             f"expected alpha - beta = 1; got {alpha} - {beta} = {alpha - beta:g}: the maps' "
@@ -166,7 +157,7 @@ _ALL = (
         "Montavon 2017", readout="x * m", relevance=True, start=None,
         rules={"linear": rules.z_plus, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
         input_rule=rules.deep_taylor_input, parameters={"low": None, "high": None},
-        check=_check_bounds,
+        check=check_bounds,
     ),
     Method(
         "lrp_epsilon", "relevance in proportion to a_i w_ij / (z_j + eps sign z_j)", "Bach 2015",

@@ -25,7 +25,7 @@ from salience.classify import classify, layer_of, stays_reciprocal, weight_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.functional import functional_form, restrided, scattered, under_autocast, unhooked
-from salience.fused import parts_of
+from salience.fused import FUSED, parts_of
 from salience.linear import Weights
 from salience.operands import flattened, linear_slots, positional
 from salience.readers import Readers
@@ -298,8 +298,10 @@ class Recorder(TorchFunctionMode):
         depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
-        is_linear = linear_slots(name, self.values.depends, args) is not None
-        parts = parts_of(name, args, kwargs, is_linear) if depends else None
+        parts = None
+        if depends and name in FUSED:
+            is_linear = linear_slots(name, self.values.depends, args) is not None
+            parts = parts_of(name, args, kwargs, is_linear)
         if parts is not None:
             with self:
                 return parts(*args, **kwargs)
