@@ -166,7 +166,7 @@ TOKENS: dict[str, Body] = {
     ),
     "swish_by_hand": plain(
         lambda x: x * torch.sigmoid(x),
-        lambda v: lrp.product(times, v, lrp.elementwise(v, sigmoid)),
+        lambda v: lrp.elementwise(v, lambda x: x * sigmoid(x), 0.5),  # one function, not a gate
     ),
     "highway": plain(
         lambda x: (1 - torch.sigmoid(x)) * x.flip(-1),

@@ -203,13 +203,24 @@ def test_whole_numbers_that_come_of_the_input(function):
 @pytest.mark.parametrize("mask", [
     lambda h: (h > 0).int(), lambda h: 1 * (h > 0), lambda h: (h > 0).long().double(),
     lambda h: torch.where(h > 0, 1, 0),
-    lambda h: torch.tensor([0.0, 1.0], dtype=h.dtype)[(h > 0).long()],
 ])  # fmt: skip
 @pytest.mark.parametrize("method", ["guided_backprop", "lrp_epsilon"])
-def test_a_relu_hidden_in_whole_numbers_is_not_covered(mask, method: str):
+def test_a_relu_hidden_in_whole_numbers_is_a_relu(mask, method: str):
     def form(net: Dense, x: Tensor) -> Tensor:
         h = net.one(x)
         return net.two(h * mask(h))
+
+    tape = salience.record(Dense(form), numbers(2, 6))
+    plain = salience.record(Dense(lambda net, x: net.two(net.one(x).relu())), numbers(2, 6))
+    close(tape.explain(method, target=1), plain.explain(method, target=1))
+    assert not tape.coverage(method).uncovered
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "lrp_epsilon"])
+def test_a_relu_hidden_in_a_table_is_not_covered(method: str):
+    def form(net: Dense, x: Tensor) -> Tensor:
+        h = net.one(x)
+        return net.two(h * torch.tensor([0.0, 1.0], dtype=h.dtype)[(h > 0).long()])
 
     assert salience.record(Dense(form), numbers(2, 6)).coverage(method).uncovered
 

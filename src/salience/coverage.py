@@ -73,6 +73,8 @@ def _upstream(trace: Trace, method: Method | None) -> set[int]:
 
 
 def _followed(operation: Operation, method: Method | None) -> list[int]:
+    if operation.root is not None:  # whose parts are no operations of their own
+        return [operation.root]
     if method is None or operation.kind not in method.rules or not operation.shares:
         return operation.inputs()
     held = [i for i, has in zip(operation.operands, operation.shares, strict=True) if not has]

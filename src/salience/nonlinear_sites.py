@@ -14,7 +14,7 @@ from salience.walk import Walk
 
 
 class ElementSite:
-    """An element-wise function y = f(x)."""
+    """An element-wise function y = f(x), one call or spelled out by several."""
 
     def __init__(
         self, walk: Walk, kind: str, function: Backward, keeps_input: bool, shifted: bool = False
@@ -25,9 +25,13 @@ class ElementSite:
         self.x: Tensor | None = None
         self.y: Tensor
         self._transpose: Backward | None = None
+        self._spelled = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self._keeps_input:
+    def forward(self, x: Tensor, spelled: Tensor | None = None) -> Tensor:
+        self._spelled = spelled is not None
+        if spelled is not None:  # f(x) by the calls that spell it
+            self.x, self.y = x.detach(), spelled.detach()
+        elif self._keeps_input:
             self.x = x.detach()
             self.y, self._transpose = linear_response(self._function, x)
         else:
@@ -36,6 +40,9 @@ class ElementSite:
 
     def transpose(self, m: Tensor) -> Tensor:
         """m f'(x)"""
+        if self._spelled and self._transpose is None:
+            assert self.x is not None
+            self._transpose = linear_response(self._function, self.x)[1]
         if self._transpose is not None:
             return self._transpose(m)
         return torch.ops.aten.threshold_backward(m, self.y, 0)
@@ -52,9 +59,12 @@ class ElementSite:
             (slope,) = torch.autograd.grad(offset.sum(), zero)
         return self.x, self.y - offset.detach(), slope
 
-    def backward(self, m: Tensor) -> Tensor:
+    def backward(self, m: Tensor) -> Tensor | tuple[Tensor | None, Tensor | None]:
+        if self._spelled and not self.walk.rules:  # autograd went through the calls already
+            return None, m
         rule = self.walk.rules.get(self.kind)
-        return self.transpose(m) if rule is None else rule(self, m)
+        back = self.transpose(m) if rule is None else rule(self, m)
+        return (back, None) if self._spelled else back
 
 
 class JointSite:

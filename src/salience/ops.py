@@ -92,6 +92,34 @@ KEEPS_RECIPROCALS = frozenset(
     "__getitem__".split()
 )
 
+# Element by element: shifts, scalings and conversions of a value ...
+SHIFTS = frozenset("add sub rsub subtract".split())
+SHIFTS_AND_SCALES = SHIFTS | _SCALING | {"neg", "negative"}
+CASTS = frozenset(
+    "to type type_as float double half bfloat16 clone contiguous alias positive".split()
+)
+STRAIGHT = SHIFTS_AND_SCALES | CASTS | {"where", "masked_fill"}
+# ... powers, which normalisations are spelled with ...
+ROOTS = frozenset("sqrt square pow float_power __pow__ rsqrt reciprocal".split())
+# ... questions, and anything else.
+ELEMENTWISE = (
+    STRAIGHT | ROOTS | ACTIVATIONS | SHIFTED_ACTIVATIONS
+    | frozenset(
+        "int long short char bool relu relu6 maximum minimum max min fmax fmin log log2 log10 "
+        "erfc sign sgn heaviside floor ceil round trunc frac sinc logaddexp xlogy hypot atan2 "
+        "copysign "
+        "gt ge lt le eq ne greater greater_equal less less_equal not_equal __eq__ __ne__ isnan "
+        "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not "
+        "__and__ __or__ __invert__".split()
+    )
+)  # fmt: skip
+
+# Functions with a kink, which a ReLU can be spelled with.
+KINKED = frozenset(
+    "abs absolute maximum minimum max min fmax fmin where masked_fill relu relu6 clamp clip "
+    "clamp_min clamp_max threshold hardtanh leaky_relu heaviside gt ge lt le sign sgn".split()
+)
+
 # Functions whose name ends in an underscore although they write nothing.
 RESHAPES_IN_PLACE = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _NOT_IN_PLACE = frozenset(("requires_grad_", "share_memory_", "detach_"))

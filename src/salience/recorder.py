@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
 from salience.classify import classify, layer_of, stays_reciprocal, weight_of
+from salience.elementwise import Elements, function_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.functional import functional_form, restrided, scattered, under_autocast, unhooked
 from salience.fused import FUSED, parts_of
 from salience.linear import Weights
+from salience.nonlinear_sites import ElementSite
 from salience.operands import flattened, linear_slots, positional
 from salience.readers import Readers
 from salience.sites import BatchNormSite, LinearSite
@@ -39,7 +42,7 @@ from salience.trace import (
     tree_map,
 )  # fmt: skip
 from salience.values import Values
-from salience.walk import Walk
+from salience.walk import Ruled, Walk
 
 
 class Recorder(TorchFunctionMode):
@@ -59,6 +62,7 @@ class Recorder(TorchFunctionMode):
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
         self.values = Values(self.trace)
         self.readers = Readers(self.trace, self.values, keep)
+        self.elements = Elements(self.trace)
         self._expanding: list[Callable[..., Any]] = []
         self._ungraded: set[int] = set()  # values made under no_grad
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
@@ -329,6 +333,27 @@ class Recorder(TorchFunctionMode):
             self._reciprocals.update(operation.outputs)
         operation.args, operation.kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         self._register(operation, operands)
+        return self._as_one(operation, operands, result) if depends else result
+
+    def _as_one(self, operation: Operation, operands: list[Tensor], result: Any) -> Any:
+        """The result of a call, made one with the calls before it that spell a function with it."""
+        numbers = {self.values.number(t): t for t in operands}
+        known = {n: t for n, t in numbers.items() if n is not None and n in self.trace.dependent}
+        self.elements.follow(operation, known, result)
+        found = self.elements.root(operation)
+        if found is None:
+            return result
+        root, begin, kind, shifted = found
+        (value,) = operation.outputs
+        operation.kind, operation.root, operation.shares = kind, root, ()
+        function = partial(function_of, self.trace, value, root, {})
+        operation.site = ElementSite(self.walk, kind, function, True, shifted)
+        if self.readers.kept is not None:
+            self.readers.kept[root] = begin
+        result = Ruled.apply(operation.site, begin, result)
+        self.values.stand_for(value, result)
+        self.elements.stand_for(value, result, begin)
+        self._reciprocals.discard(value)
         return result
 
     def _is_reciprocal(self, tensor: Tensor) -> bool:

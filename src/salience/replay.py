@@ -7,13 +7,16 @@ autograd graph and what was derived from their activations serve the new tape as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from salience.elementwise import function_of
 from salience.errors import SalienceError
 from salience.linear import Weights
+from salience.nonlinear_sites import ElementSite
 from salience.sites import BatchNormSite, LinearSite, join
 from salience.tape import Tape
 from salience.trace import Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map
@@ -53,12 +56,14 @@ def replay(
             args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
             if transform is not None:
                 args = transform(operation, args)
-            site = _site(tape, weights, operation, args, kwargs)
+            site = _site(tape, weights, operation, args, kwargs, parameters)
+            root = None if operation.root is None else resolve(Ref(operation.root))
             if site is not None:
                 _join_as_recorded(trace, operation, site, sites)
                 sites[operation.outputs[0]] = site
             with torch.set_grad_enabled(operation.kind != "detached"):
-                tensors = list(leaves(run_operation(operation, site, args, kwargs), Tensor))
+                result = run_operation(operation, site, args, kwargs, root)
+            tensors = list(leaves(result, Tensor))
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 if tensors[pick].shape != trace.shapes[output]:
                     return again()  # the model may have read the shape
@@ -82,11 +87,21 @@ def _with_their_norms(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int
 
 
 def _site(
-    tape: Tape, weights: Weights, operation: Operation, args: Any, kwargs: Any
+    tape: Tape,
+    weights: Weights,
+    operation: Operation,
+    args: Any,
+    kwargs: Any,
+    parameters: Mapping[int, Tensor],
 ) -> Site | None:
     old = operation.site
     if old is None:
         return None
+    if operation.root is not None and isinstance(old, ElementSite):
+        function = partial(
+            function_of, tape.trace, operation.outputs[0], operation.root, parameters
+        )
+        return ElementSite(tape.walk, old.kind, function, True, old.shifted)
     first = isinstance(old, LinearSite) and old.first
     site = make_site(tape.walk, weights, operation, args, kwargs, first)
     if isinstance(site, LinearSite) and isinstance(old, LinearSite):

@@ -44,6 +44,7 @@ class Operation:
     operands: tuple[int, ...] = (0,)  # the arguments that a site hands to its rule
     shares: tuple[bool, ...] = ()  # which factors of a product are not held constant
     site: Site | None = None
+    root: int | None = None  # the value that a spelled-out function of this call starts from
 
     def inputs(self) -> list[int]:
         """The values that the operation reads."""
@@ -59,6 +60,7 @@ class Trace:
     constants: dict[int, Tensor] = field(default_factory=dict)  # parameters as they were
     producers: dict[int, Operation] = field(default_factory=dict)  # value -> operation
     dependent: set[int] = field(default_factory=set)  # values that depend on the input
+    dominators: dict[int, int] = field(default_factory=dict)  # see `elementwise`
     shapes: dict[int, torch.Size] = field(default_factory=dict)
     values: int = 0
     output: int | None = None  # the value that is explained
@@ -138,10 +140,17 @@ def _of(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
     return call
 
 
-def run_operation(operation: Operation, site: Site | None, args: Any, kwargs: Any) -> Any:
-    """The operation at these operands, through its site if it has one."""
+def run_operation(
+    operation: Operation, site: Site | None, args: Any, kwargs: Any, root: Tensor | None = None
+) -> Any:
+    """The operation at these operands, through its site if it has one.
+
+    root  what a function that is spelled out starts from
+    """
     if site is None:
         return operation.function(*args, **kwargs)
+    if root is not None:
+        return Ruled.apply(site, root, operation.function(*args, **kwargs))
     return Ruled.apply(site, *(args[i] for i in operation.operands))
 
 

@@ -27,11 +27,15 @@ class Values:
         """A new value, the tensor's."""
         number = self._trace.new_value()
         self._trace.shapes[number] = tensor.shape
+        self.stand_for(number, tensor)
+        return number
+
+    def stand_for(self, number: int, tensor: Tensor) -> None:
+        """Let a tensor be a value."""
         setattr(tensor, _TAG, (self._token, number))
         if tensor.grad_fn is not None:
             base = tensor._base
             self._made[tensor.grad_fn] = id(tensor if base is None else base)
-        return number
 
     def sources(self, tensor: Tensor) -> set[int]:
         """The ids of the tensors of this pass that a tensor, not of it, was made from."""

@@ -33,10 +33,13 @@ class Ruled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, site: Any, *operands: Tensor) -> Tensor:
-        ctx.site = site
+        ctx.site, ctx.operands = site, len(operands)
+        ctx.set_materialize_grads(False)  # nothing flows through what a rule went past
         return site.forward(*operands)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        if grad_outputs[0] is None:
+            return (None,) * (1 + ctx.operands)
         back = ctx.site.backward(grad_outputs[0])
         return (None, *back) if isinstance(back, tuple) else (None, back)
