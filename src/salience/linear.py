@@ -69,22 +69,23 @@ def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
 BLOCK = 1 << 19
 
 
-class PositiveDense(torch.autograd.Function):
-    """W+ a+ + W- a- of a large dense layer, its sign-split weight formed a few rows at a time.
+class DensePart(torch.autograd.Function):
+    """W+ a+ + W- a- of a large dense layer (or W- a+ + W+ a- for "-"), its sign-split weight formed
+    a few rows at a time.
 
     A copy of the weight would cost more than the product: at small batches a dense layer takes as
     long as its weight takes to read.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, weight: Tensor, signed: bool) -> Tensor:
+    def forward(ctx: Any, a: Tensor, weight: Tensor, sign: str, signed: bool) -> Tensor:
         ctx.save_for_backward(a, weight)
-        ctx.signed = signed
-        positive, negative = a.clamp(min=0), a.clamp(max=0)
+        ctx.sign, ctx.signed = sign, signed
+        above, below = of_sign(a, "+"), of_sign(a, "-")
         parts = []
         for rows in _blocks(weight):
-            part = F.linear(positive, rows.clamp(min=0))
-            parts.append(part + F.linear(negative, rows.clamp(max=0)) if signed else part)
+            part = F.linear(above, of_sign(rows, sign))
+            parts.append(part + F.linear(below, of_sign(rows, _OTHER[sign])) if signed else part)
         return torch.cat(parts, -1)
 
     @staticmethod
@@ -95,12 +96,20 @@ class PositiveDense(torch.autograd.Function):
         above = m.new_zeros(len(flat), weight.shape[1])
         below = torch.zeros_like(above) if ctx.signed else None
         for piece, rows in zip(pieces, blocks, strict=True):
-            above.addmm_(piece, rows.clamp(min=0))
+            above.addmm_(piece, of_sign(rows, ctx.sign))
             if below is not None:
-                below.addmm_(piece, rows.clamp(max=0))
+                below.addmm_(piece, of_sign(rows, _OTHER[ctx.sign]))
         if below is not None:
             above = torch.where(a.flatten(0, -2) < 0, below, above)
-        return above.view_as(a), None, None
+        return above.view_as(a), None, None, None
+
+
+_OTHER = {"+": "-", "-": "+"}
+
+
+def of_sign(values: Tensor, sign: str) -> Tensor:
+    """v+ or v-"""
+    return values.clamp(min=0) if sign == "+" else values.clamp(max=0)
 
 
 def _blocks(weight: Tensor) -> tuple[Tensor, ...]:
@@ -162,9 +171,7 @@ class LinearMap:
 
     def weight_part(self, sign: str) -> Tensor:
         """W+ or W-."""
-        if sign == "+":
-            return self._of_weight("W+", lambda w: w.clamp(min=0))
-        return self._of_weight("W-", lambda w: w.clamp(max=0))
+        return self._of_weight(f"W{sign}", lambda w: of_sign(w, sign))
 
     def _of_weight(self, name: str, function: Backward) -> Tensor:
         """A function of W, computed once for the weights."""
@@ -181,7 +188,7 @@ class LinearMap:
         """b+ or b-, in a shape that adds to z; 0 without a bias."""
         if self.bias is None:
             return 0.0
-        part = self.bias.clamp(min=0) if sign == "+" else self.bias.clamp(max=0)
+        part = of_sign(self.bias, sign)
         z, dims = self.z, self._weight.ndim
         if part.ndim == 1 and dims != 2:  # per channel: of a convolution, or a lone BatchNorm
             part = part.view(-1, *(1,) * ((z.ndim if dims == 1 else dims) - 2))
@@ -189,23 +196,33 @@ class LinearMap:
 
     def positive(self) -> tuple[Tensor, Backward]:
         """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""
-        if "+" not in self._responses:
-            self._responses["+"] = linear_response(self._positive_part(), self.a)
-        return self._responses["+"]
+        return self._part("+")
 
-    def _positive_part(self) -> Backward:
-        """a -> W+ a+ + W- a-, as one call where a is not negative or the map can be widened."""
+    def negative(self) -> tuple[Tensor, Backward]:
+        """z-, the sum of the negative contributions by themselves, and its transpose."""
+        return self._part("-")
+
+    def _part(self, sign: str) -> tuple[Tensor, Backward]:
+        if sign not in self._responses:
+            self._responses[sign] = linear_response(self._contributions(sign), self.a)
+        return self._responses[sign]
+
+    def _contributions(self, sign: str) -> Backward:
+        """a -> W+ a+ + W- a-, or W- a+ + W+ a- for "-": as one call where a is not negative or
+        the map can be widened."""
         signed = self.a.numel() > 0 and not bool(self.a.amin() >= 0)
         if self._dense and self._fold is None and self._weight.numel() > 2 * BLOCK:
-            return lambda a: PositiveDense.apply(a, self._weight, signed)  # type: ignore[return]
+            return lambda a: DensePart.apply(a, self._weight, sign, signed)  # type: ignore[return]
         if not signed:
-            positive = self.weight_part("+")
-            return lambda a: self.call(a, positive)
+            alone = self.weight_part(sign)
+            return lambda a: self.call(a, alone)
         if self._channels is None:
-            positive, negative = self.weight_part("+"), self.weight_part("-")
-            return lambda a: (
-                self.call(a.clamp(min=0), positive) + self.call(a.clamp(max=0), negative)
-            )
+            same, other = self.weight_part(sign), self.weight_part(_OTHER[sign])
+            return lambda a: self.call(of_sign(a, "+"), same) + self.call(of_sign(a, "-"), other)
         along, summed = self._channels
-        both = self._of_weight("W+-", lambda w: torch.cat([w.clamp(min=0), w.clamp(max=0)], summed))
-        return lambda a: self.call(torch.cat([a.clamp(min=0), a.clamp(max=0)], along), both)
+        both = self._of_weight(
+            "W+-", lambda w: torch.cat([of_sign(w, "+"), of_sign(w, "-")], summed)
+        )
+        return lambda a: self.call(
+            torch.cat([of_sign(a, sign), of_sign(a, _OTHER[sign])], along), both
+        )

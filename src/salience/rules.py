@@ -79,7 +79,8 @@ def alpha_beta(
     """sum_j (alpha (a_i w_ij)+ / z+_j - beta (a_i w_ij)- / z-_j) R_j (Bach 2015).
 
     With P the part of W whose contributions to z are positive, and s+- = z m / z+-, this is
-    P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is never needed.
+    P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is not needed but where z- is so small
+    beside z+ that their rounding would drown it.
     """
     z, (response, transpose) = map.z, map.positive()
     biased = bias and map.bias is not None
@@ -91,10 +92,34 @@ def alpha_beta(
     negative = total - positive
     # what rounding leaves of a sum without negative terms is not a denominator
     rounding = (4 if z.dtype.itemsize < 4 else 64) * torch.finfo(z.dtype).eps
-    negative.masked_fill_(negative >= positive * -rounding, 0)
-    lost = _divide_(z, negative).mul_(m).mul_(beta)
-    share = _divide_(z, positive).mul_(m).mul_(alpha).add_(lost)
+    unclear = negative >= positive * -rounding
+    lost = _divide_(z, negative.masked_fill_(unclear, 0)).mul_(m)
+    if _cancelled(positive, lost, z * m, unclear):
+        below, transpose_below = map.negative()
+        negative = below + (map.bias_part("-") if biased else 0.0)
+        lost = transpose_below(_divide_(z, negative).mul_(m).mul_(beta))
+        return transpose(_divide_(z, positive).mul_(m).mul_(alpha)).sub_(lost)
+    share = _divide_(z, positive).mul_(m).mul_(alpha).add_(lost.mul_(beta))
     return transpose(share).sub_(map.transpose_(lost))
+
+
+def _cancelled(positive: Tensor, lost: Tensor, relevance: Tensor, unclear: Tensor) -> bool:
+    """Whether the rounding of z- = z - z+ makes too large a part of some sample's relevance wrong.
+
+    lost     z m / z-: the rounding of z+ makes eps z+ |lost| of |z m| wrong
+    unclear  where z- was lost in rounding: 0, or all of |z m| is wrong. In float64 it is 0
+    """
+    eps = torch.finfo(lost.dtype).eps
+    wrong = _rows(positive * lost) * eps
+    if eps > 1e-8:
+        wrong = wrong + _rows(relevance * unclear)
+    return bool((wrong > _rows(relevance) * max(1e-4, 4 * eps)).any())
+
+
+def _rows(values: Tensor) -> Tensor:
+    """The sum of absolute values of each sample."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return torch.linalg.vector_norm(torch.atleast_2d(values).flatten(1), 1, 1, dtype=wide)
 
 
 def z_plus(map: LinearMap, m: Tensor) -> Tensor:
