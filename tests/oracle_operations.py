@@ -144,7 +144,7 @@ TOKENS: dict[str, Body] = {
     "x * x * x": plain(lambda x: x * x * x, cube),
     "x * flip": plain(lambda x: x * x.flip(-1), lambda v: lrp.product(times, v, swap(v))),
     "x.mul_": plain(lambda x: x.flip(-1).mul_(x), lambda v: lrp.product(times, v, swap(v))),
-    "times_constant": structural(lambda x: x * W63.T[:1] / 3),
+    "times_constant": structural(lambda x: x.flip(1) * W63.T[:1] / 3),
     "glu": plain(lambda x: F.glu(x, -1), lambda v: gated(v, sigmoid)),
     "nn.GLU": (lambda _: nn.GLU(), lambda _, v: gated(v, sigmoid)),
     "swiglu": plain(
@@ -225,7 +225,9 @@ TOKENS: dict[str, Body] = {
         lambda x: torch.bmm(x, W64.T.expand_as(x).mT),
         lambda v: lrp.linear_map(v, lambda t: t @ W64),
     ),
-    "scale_of_its_shape": structural(lambda x: x * torch.full_like(x, 0.3) - torch.ones_like(x)),
+    "scale_of_its_shape": structural(
+        lambda x: x.flip(1) * torch.full_like(x, 0.3) - torch.ones_like(x)
+    ),
     "divided_by_its_like": structural(lambda x: x / x.new_full(x.shape, 2.0)),
     "cumsum": structural(lambda x: x.cumsum(1)),
     "roll_stack": structural(lambda x: torch.stack([x, x.roll(1, 2)], 1)),

@@ -50,6 +50,15 @@ ACTIVATIONS = {
 }  # fmt: skip
 
 
+def alike(tape: salience.Tape, reference: salience.Tape, target, methods=METHODS) -> None:
+    """All maps of two tapes agree; some of a network's may be 0."""
+    close(tape.explain("gradient", target), reference.explain("gradient", target))
+    for method in methods:
+        one, two = tape.explain(method, target), reference.explain(method, target)
+        atol = 1e-10 * float(two.abs().max())
+        torch.testing.assert_close(one, two, rtol=0, atol=atol, msg=lambda m, k=method: f"{k}: {m}")
+
+
 class Net(nn.Module):
     """Two dense layers, with a function between them."""
 
@@ -137,3 +146,178 @@ def test_a_variance_under_a_root_stays_a_divisor():
     tape = salience.record(Net(norm).eval(), inputs())
     for method in METHODS:
         close(tape.explain(method, target=1), own.explain(method, target=1))
+
+
+# ---------------------------------------------------------------- biases and scales by themselves
+
+
+class Image(nn.Module):
+    """Two convolutions and a dense layer, put together by a function of the module and x."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3)
+        self.norm, self.lone = nn.BatchNorm2d(4), nn.BatchNorm2d(5)
+        self.last = nn.Linear(5, 3)
+        self.function = function
+        for norm in (self.norm, self.lone):
+            for values in (norm.weight, norm.bias, norm.running_mean):
+                nn.init.normal_(values)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, x).mean((2, 3)))
+
+
+def torch_own(net: Image, x: Tensor) -> Tensor:
+    h = F.relu(net.norm(net.one(x)))
+    return F.relu(net.lone(F.max_pool2d(F.relu(net.two(h)), 2)))
+
+
+def frozen(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    scale = (norm.weight * (norm.running_var + norm.eps).rsqrt()).view(1, -1, 1, 1)
+    return x * scale + (norm.bias.view(1, -1, 1, 1) - norm.running_mean.view(1, -1, 1, 1) * scale)
+
+
+def in_four_steps(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    def per_channel(t: Tensor) -> Tensor:
+        return t[None, :, None, None]
+
+    centred = x - per_channel(norm.running_mean)
+    return per_channel(norm.weight) * (
+        centred / per_channel(torch.sqrt(norm.running_var + norm.eps))
+    ) + per_channel(norm.bias)
+
+
+def bias_after(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(x, conv.weight, padding=conv.padding) + conv.bias.view(-1, 1, 1)
+
+
+def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """As Keras has it: a bias over the last dimension, behind a permutation."""
+    z = F.conv2d(x, conv.weight, padding=conv.padding).permute(0, 2, 3, 1)
+    return (z + conv.bias).permute(0, 3, 1, 2)
+
+
+def in_place(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    z = F.conv2d(x, conv.weight, padding=conv.padding)
+    z += conv.bias.view(-1, 1, 1)
+    return z
+
+
+AFFINE = {
+    "frozen": (lambda net, x: net.one(x), frozen),
+    "four steps": (lambda net, x: net.one(x), in_four_steps),
+    "bias after": (lambda net, x: bias_after(net.one, x), frozen),
+    "bias behind a permutation": (lambda net, x: channels_last(net.one, x), in_four_steps),
+    "bias in place": (lambda net, x: in_place(net.one, x), lambda norm, x: norm(x)),
+}
+
+
+def spelled_out(convolve, normalize):
+    def function(net: Image, x: Tensor) -> Tensor:
+        h = F.relu(normalize(net.norm, convolve(net, x)))
+        h = F.max_pool2d(F.relu(bias_after(net.two, h)), 2)
+        return F.relu(normalize(net.lone, h))
+
+    return function
+
+
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("convolve", "normalize"), AFFINE.values(), ids=AFFINE)
+def test_biases_and_scales_by_themselves(convolve, normalize):
+    plain = salience.record(Image(torch_own), images())
+    tape = salience.record(Image(spelled_out(convolve, normalize)), images())
+    alike(tape, plain, 1)
+    for method in METHODS:
+        treated = [{row.treatment for row in t.coverage(method)} for t in (tape, plain)]
+        assert treated[0] == treated[1]
+
+
+@pytest.mark.parametrize(("convolve", "normalize"), AFFINE.values(), ids=AFFINE)
+@pytest.mark.parametrize("weights", ["permute", "normal"])
+def test_biases_and_scales_by_themselves_when_replayed(convolve, normalize, weights: str):
+    """A replay equals a pass recorded with the random weights."""
+    from salience.linear import Weights
+    from salience.recording import run_pass
+    from salience.replay import replay
+
+    net = Image(spelled_out(convolve, normalize))
+    tape = run_pass(net, images(), keep=True)
+    for value, name in tape.trace.parameters.items():
+        generator = torch.Generator().manual_seed(value)
+        old = tape.trace.constants[value]
+        new = torch.randn(old.shape, generator=generator, dtype=old.dtype)
+        again = replay(tape, {value: new}, Weights(), lambda: None)
+        other = Image(net.function)
+        with torch.no_grad():
+            other.get_parameter(name).copy_(new)
+        fresh = salience.record(other, images())
+        alike(again, fresh, 1, ("lrp_alpha_beta", "lrp_epsilon", "deep_taylor", "gradient"))
+
+
+def test_dense_layers_by_their_product():
+    def form(spelled):
+        class Dense(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(5)
+                self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return spelled(self.two, F.relu(spelled(self.one, x)))
+
+        return salience.record(Dense().double().eval(), images()[:, 0, :6, :6])
+
+    plain = form(lambda layer, x: layer(x))
+    for spelled in (
+        lambda layer, x: x @ layer.weight.T + layer.bias,
+        lambda layer, x: torch.matmul(x, layer.weight.t()).add(layer.bias),
+        lambda layer, x: torch.einsum("...i,oi->...o", x, layer.weight) + layer.bias,
+        lambda layer, x: layer.bias + (layer.weight @ x.unsqueeze(-1)).squeeze(-1),
+        lambda layer, x: layer.bias - F.linear(x, -layer.weight),
+        lambda layer, x: F.linear(x, 2 * layer.weight) * 0.5 + layer.bias,
+        lambda layer, x: torch.baddbmm(layer.bias, x, layer.weight.T.expand(2, -1, -1)),
+    ):
+        tape = form(spelled)
+        alike(tape, plain, (1, 1))
+
+
+def test_a_second_reader_keeps_a_bias_apart():
+    def form(net: Image, x: Tensor) -> Tensor:
+        z = F.conv2d(x, net.one.weight, padding=1)
+        return F.relu(net.two(F.relu(z + net.one.bias.view(-1, 1, 1)) + z))
+
+    def apart(net: Image, x: Tensor) -> Tensor:
+        z = F.conv2d(x, net.one.weight, padding=1)
+        biased = torch.stack([z, net.one.bias.view(1, -1, 1, 1).expand_as(z)]).sum(0)
+        return F.relu(net.two(F.relu(biased) + z))
+
+    one, two = (salience.record(Image(f), images()) for f in (form, apart))
+    alike(one, two, 1)
+
+
+def test_what_was_computed_before_the_pass_undoes_nothing():
+    """A cache of earlier calls, as LeViT keeps one of its biases, is a constant."""
+
+    class Cached(Image):
+        cache: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.cache is None:
+                self.cache = self.lone.weight.exp().view(-1, 1, 1)
+            h = F.relu(self.norm(self.one(x)))
+            return self.last((F.relu(self.two(h)) * self.cache).mean((2, 3)))
+
+    net = Cached(None)
+    before = salience.record(net, images())
+    net.cache = None
+    net(images())  # by a call that records nothing
+    after = salience.record(net, images())
+    alike(after, before, 1)

@@ -37,6 +37,10 @@ class Elements:
         """
         if operation.kind == "detached" or operation.name not in ops.ELEMENTWISE or not operands:
             return
+        if operation.name in ops.SHIFTS and is_affine(
+            operation, self._trace.dependent
+        ):  # a bias, of a linear map
+            return
         shapes = {tensor.shape for tensor in operands.values()}
         if not isinstance(result, Tensor) or shapes != {result.shape}:
             return
@@ -100,7 +104,7 @@ class Elements:
     def _is_end(self, value: int) -> bool:
         """Whether rules treat what made a value by itself: a ReLU, or a constant per channel."""
         operation = self._trace.producers[value]
-        return operation.kind == "relu" or is_affine(operation)
+        return operation.kind == "relu" or is_affine(operation, self._trace.dependent)
 
     def _kind(self, value: int, root: int, begin: Tensor, operations: list[Operation]) -> str:
         """The kind of a spelled-out function: what it does says whether it is a ReLU."""
@@ -136,12 +140,14 @@ class Elements:
 _PROBE = (-1e4, -37.5, -2.5, -1.0, -0.25, -(2**-10), 0.0, 2**-10, 0.25, 1.0, 2.5, 37.5, 1e4)
 
 
-def is_affine(operation: Operation) -> bool:
+def is_affine(operation: Operation, dependent: set[int]) -> bool:
     """Whether a call shifts or scales by constants of several entries, or by parameters."""
     if operation.name not in ops.SHIFTS_AND_SCALES or operation.kind not in _PLAIN:
         return False
     constants = [arg for arg in operation.args if isinstance(arg, Tensor)]
-    return any(c.ndim > 0 for c in constants) or len(list(leaves(operation.args, Ref))) > 1
+    inputs = set(operation.inputs())
+    is_one = len(inputs & dependent) == 1
+    return is_one and (any(c.ndim > 0 for c in constants) or not inputs <= dependent)
 
 
 _PLAIN = ("structural", "affine")

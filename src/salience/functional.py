@@ -56,6 +56,13 @@ def scattered(base: Tensor, part: Tensor, size: Any, stride: Any, offset: int) -
     return copy
 
 
+def placed(part: Tensor, whole: tuple[Any, Any], size: Any, stride: Any, offset: int) -> Tensor:
+    """A tensor (size, stride) that a view of it, which covers all of it, was written into."""
+    copy = torch.empty_strided(*whole, dtype=part.dtype, device=part.device)
+    copy.as_strided(size, stride, offset).copy_(part)
+    return copy
+
+
 def restrided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     empty = torch.empty_strided(tensor.size(), stride, dtype=tensor.dtype, device=tensor.device)
     return empty.copy_(tensor)

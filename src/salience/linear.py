@@ -188,11 +188,7 @@ class LinearMap:
         """b+ or b-, in a shape that adds to z; 0 without a bias."""
         if self.bias is None:
             return 0.0
-        part = of_sign(self.bias, sign)
-        z, dims = self.z, self._weight.ndim
-        if part.ndim == 1 and dims != 2:  # per channel: of a convolution, or a lone BatchNorm
-            part = part.view(-1, *(1,) * ((z.ndim if dims == 1 else dims) - 2))
-        return part.to(z.dtype)
+        return of_sign(self.bias, sign).to(self.a.dtype)
 
     def positive(self) -> tuple[Tensor, Backward]:
         """z+, the sum of the positive contributions a_i w_ij without bias, and its transpose."""

@@ -20,7 +20,7 @@ from salience.errors import SalienceWarning, expected, unknown
 from salience.passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})
-_LINEAR = frozenset({"linear", "batch_norm"})
+_LINEAR = frozenset({"linear", "batch_norm", "affine"})
 _SMOOTH = frozenset({"product", "division", "reciprocal", "softmax", "normalization", "smooth"})
 
 
@@ -53,7 +53,7 @@ class Method:
 
     def treatment(self, kind: str) -> str | None:
         """The name of the rule for a kind, "autograd", or None where the method has no answer."""
-        rule = self.rules.get("linear" if kind == "batch_norm" else kind)
+        rule = self.rules.get("linear" if kind in _LINEAR else kind)
         if rule is not None:
             return _name_of(rule)
         covered = self.plain is None or kind in self.plain or kind in _NO_RULE_NEEDED

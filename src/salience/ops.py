@@ -78,6 +78,7 @@ _WEIGHTED = frozenset(
     "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d "
     "conv_transpose3d".split()
 )
+CONTRACTIONS = (_WEIGHTED | _PRODUCTS | {"addmm", "baddbmm"}) - _SCALING
 _RECIPROCALS = frozenset(("reciprocal", "rsqrt"))
 _POWERS = frozenset(("pow", "float_power", "__pow__"))
 _NORMALIZATIONS = frozenset("batch_norm instance_norm layer_norm group_norm rms_norm".split())
@@ -114,6 +115,11 @@ ELEMENTWISE = (
     )
 )  # fmt: skip
 
+# Rearrangements of entries, through which a bias may be added later.
+LAYOUTS = frozenset(
+    "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims t T mT "
+    "movedim moveaxis contiguous clone to".split()
+)
 # Functions with a kink, which a ReLU can be spelled with.
 KINKED = frozenset(
     "abs absolute maximum minimum max min fmax fmin where masked_fill relu relu6 clamp clip "

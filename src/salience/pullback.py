@@ -62,7 +62,7 @@ def _between(trace: Trace, index: int, inputs: Mapping[int, Any]) -> list[int]:
         operation = trace.producers[value]
         operands = _operands(trace, operation)
         joined = len(operands) > 1 and operation.name in _ELEMENTWISE
-        if operation.kind not in ("structural", "batch_norm") or not operands or joined:
+        if operation.kind not in ("structural", "batch_norm", "affine") or not operands or joined:
             raise _refused(operation)
         found.add(value)
         queue.extend(operands)

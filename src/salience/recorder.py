@@ -22,22 +22,31 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
+from salience.affine import step_of
 from salience.classify import classify, layer_of, stays_reciprocal, weight_of
 from salience.elementwise import Elements, function_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
-from salience.functional import functional_form, restrided, scattered, under_autocast, unhooked
+from salience.functional import (
+    functional_form,
+    placed,
+    restrided,
+    scattered,
+    under_autocast,
+    unhooked,
+)
 from salience.fused import FUSED, parts_of
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite
 from salience.operands import flattened, linear_slots, positional
 from salience.readers import Readers
-from salience.sites import BatchNormSite, LinearSite
+from salience.sites import AffineSite, LinearSite
 from salience.trace import (
     Operation,
     Trace,
     leaves,
     make_site,
+    of_operands,
     run_operation,
     tree_map,
 )  # fmt: skip
@@ -117,6 +126,9 @@ class Recorder(TorchFunctionMode):
             return tensor
         if id(tensor) in self._names or (tensor.is_leaf and tensor.requires_grad):
             return self._freeze(tensor)
+        if tensor.requires_grad and not self.values.sources(tensor):  # of parameters, or long ago
+            self.trace.branches = True
+            return self.weights.frozen(tensor)
         if tensor.requires_grad:  # made by a function that the mode does not see
             self._record_opaque(tensor)
         return tensor
@@ -132,6 +144,8 @@ class Recorder(TorchFunctionMode):
 
     def _record_opaque(self, tensor: Tensor) -> None:
         name = tensor.grad_fn.name() if tensor.grad_fn is not None else "unknown"
+        for number in self.values.read_by(tensor):
+            self.readers.unseen(number)
         if self._replaced and not self.values.sources(tensor).isdisjoint(self._replaced):
             raise expected(
                 "no write in place before a function that cannot be seen", f"one before {name}",
@@ -258,8 +272,13 @@ class Recorder(TorchFunctionMode):
         if target._is_view():
             base = _base(target)
             geometry = (target.size(), target.stride(), target.storage_offset())
-            args = (self.current(base), result, *geometry)
-            result = self._apply(scattered, "as_strided_scatter", args, {})
+            if target.numel() == base.numel():  # what was there before is gone
+                offset = target.storage_offset() - base.storage_offset()
+                args = (result, (base.size(), base.stride()), *geometry[:2], offset)
+                result = self._apply(placed, "contiguous", args, {})
+            else:
+                args = (self.current(base), result, *geometry)
+                result = self._apply(scattered, "as_strided_scatter", args, {})
             target = base
         elif result.stride() != target.stride() and result.shape == target.shape:
             result = self._apply(restrided, "contiguous", (result, target.stride()), {})
@@ -292,7 +311,7 @@ class Recorder(TorchFunctionMode):
         if index is None or self.readers.consumed(index) or tensor._is_view():
             return False
         producer = self.trace.producers.get(index)
-        return producer is not None and isinstance(producer.site, LinearSite | BatchNormSite)
+        return producer is not None and isinstance(producer.site, LinearSite | AffineSite)
 
     def _apply(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Run a pure call on values and put it on the trace."""
@@ -333,6 +352,8 @@ class Recorder(TorchFunctionMode):
             self._reciprocals.update(operation.outputs)
         operation.args, operation.kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         self._register(operation, operands)
+        if depends:
+            self.readers.follow(operation, [t for t in operands if self.values.depends(t)], result)
         return self._as_one(operation, operands, result) if depends else result
 
     def _as_one(self, operation: Operation, operands: list[Tensor], result: Any) -> Any:
@@ -348,6 +369,7 @@ class Recorder(TorchFunctionMode):
         operation.kind, operation.root, operation.shares = kind, root, ()
         function = partial(function_of, self.trace, value, root, {})
         operation.site = ElementSite(self.walk, kind, function, True, shifted)
+        self.readers.consume([begin], operation.site)
         if self.readers.kept is not None:
             self.readers.kept[root] = begin
         result = Ruled.apply(operation.site, begin, result)
@@ -363,9 +385,12 @@ class Recorder(TorchFunctionMode):
         first = not any(self.values.number(t) in self._contracted for t in operands)
         args, kwargs = operation.args, operation.kwargs
         operation.site = make_site(self.walk, self.weights, operation, args, kwargs, first)
+        if operation.site is None and operation.depends:
+            operation.site = self._affine_site(operation)
         if isinstance(operation.site, LinearSite) and operation.slots is not None:
             operation.site.source = self.values.number(args[operation.slots.activation]) or 0
-        if isinstance(operation.site, LinearSite | BatchNormSite):
+        if isinstance(operation.site, LinearSite) or operation.kind == "batch_norm":
+            assert isinstance(operation.site, LinearSite | AffineSite)
             weight = self.values.number(weight_of(operation))
             name = self.trace.parameters.get(weight, "")  # type: ignore[arg-type]
             operation.site.layer = layer_of(operation, name, first, self._layers)
@@ -375,6 +400,36 @@ class Recorder(TorchFunctionMode):
         self.readers.keep(operands, operation.site)
         with unhooked():
             return run_operation(operation, operation.site, args, kwargs)
+
+    def _affine_site(self, operation: Operation) -> AffineSite | None:
+        """The site of a call that shifts or scales by constants, if that is more than a number."""
+        args, kwargs = operation.args, operation.kwargs
+        places = [i for i, arg in enumerate(args) if self.values.depends(arg)]
+        if operation.kind not in ("structural", "batch_norm") or len(places) != 1:
+            return None
+        (place,) = places
+        step = step_of(operation.name, args, kwargs, place, self.weights)
+        if step is None or any(map(self._is_contracted, args)):
+            return None
+        producer = self.trace.producers.get(self.values.number(args[place]))  # type: ignore[arg-type]
+        ruled = self.values.number(args[place]) in self._contracted and (
+            producer is None or producer.kind not in _SCALED_BY_ITSELF
+        )
+        kind = "batch_norm" if operation.kind == "batch_norm" else "affine"
+        operation.operands = (place,)
+        function = of_operands(operation, args, kwargs)
+        site = AffineSite(self.walk, self.weights, kind, function, step, ruled)
+        self.readers.adopt(site, args[place], step)
+        if site.head is None and kind == "affine" and not any(c.ndim for c in step.constants):
+            return None
+        operation.kind = kind
+        return site
+
+    def _is_contracted(self, value: Any) -> bool:
+        """Whether a constant is a linear map's result, as a recurrent layer's of its first state:
+        of each sample its own, and no bias."""
+        producer = self.trace.producers.get(self.values.number(value))  # type: ignore[arg-type]
+        return producer is not None and not producer.depends and producer.name in ops.CONTRACTIONS
 
     def _register(self, operation: Operation, operands: list[Tensor]) -> None:
         trace = self.trace
@@ -391,10 +446,16 @@ class Recorder(TorchFunctionMode):
         output = self.current(select(outputs))
         read = {id(t): t for t in (*map(self.current, leaves(outputs, Tensor)), output)}
         self.readers.consume([t for t in read.values() if self.values.number(t) is not None], None)
-        if self.trace.opaque:
-            self.readers.separate_all()
+        for operation in self.trace.operations:
+            site = operation.site
+            if isinstance(site, AffineSite) and (site.is_number or not site.is_ruled):
+                operation.kind = "structural"  # by plain autograd
         self._replaced.clear()
         return output
+
+
+# kinds that make values of a scale of their own, whose shift and scale are no linear map
+_SCALED_BY_ITSELF = ("normalization", "product", "division")
 
 
 def _base(view: Tensor) -> Tensor:

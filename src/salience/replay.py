@@ -13,13 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salience.affine import step_of
 from salience.elementwise import function_of
 from salience.errors import SalienceError
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite
-from salience.sites import BatchNormSite, LinearSite, join
+from salience.sites import AffineSite, LinearSite, join
 from salience.tape import Tape
-from salience.trace import Operation, Ref, Site, Trace, leaves, make_site, run_operation, tree_map
+from salience.trace import (
+    Operation,
+    Ref,
+    Site,
+    Trace,
+    leaves,
+    make_site,
+    of_operands,
+    run_operation,
+    tree_map,
+)  # fmt: skip
 
 
 def can_replay(trace: Trace) -> bool:
@@ -41,7 +52,7 @@ def replay(
     kept, trace = tape.kept, tape.trace
     if kept is None or not can_replay(trace):
         raise SalienceError("this tape cannot be replayed")
-    forced = _with_their_norms(trace, parameters)
+    forced = _with_their_parts(trace, parameters)
     values: dict[int, Tensor] = dict(parameters)
     sites: dict[int, Site] = {}  # by output
 
@@ -75,15 +86,19 @@ def replay(
     return Tape(tape.x, ends, trace, tape.walk, again)
 
 
-def _with_their_norms(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int]:
-    """Outputs of linear maps whose folded BatchNorm changes: they are one map."""
-    return {
-        operation.inputs()[0]
-        for operation in trace.operations
-        if isinstance(operation.site, BatchNormSite)
-        and operation.site.folded
-        and any(i in parameters for i in operation.inputs())
-    }
+def _with_their_parts(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int]:
+    """Outputs of linear maps whose shifts or scales change: they are one map."""
+    changed = set(parameters)
+    heads: set[int] = set()
+    makers = {id(op.site): op.outputs[0] for op in trace.operations if op.site is not None}
+    for operation in trace.operations:
+        if changed.isdisjoint(operation.inputs()):
+            continue
+        if not operation.depends:
+            changed.update(operation.outputs)
+        elif isinstance(operation.site, AffineSite) and operation.site.head is not None:
+            heads.add(makers[id(operation.site.head)])
+    return heads
 
 
 def _site(
@@ -102,25 +117,46 @@ def _site(
             function_of, tape.trace, operation.outputs[0], operation.root, parameters
         )
         return ElementSite(tape.walk, old.kind, function, True, old.shifted)
+    if isinstance(old, AffineSite):
+        return _affine_site(tape, weights, operation, args, kwargs, old)
     first = isinstance(old, LinearSite) and old.first
     site = make_site(tape.walk, weights, operation, args, kwargs, first)
     if isinstance(site, LinearSite) and isinstance(old, LinearSite):
         site.source, site.layer = old.source, old.layer
-    elif isinstance(site, BatchNormSite) and isinstance(old, BatchNormSite):
-        site.layer = old.layer
+    return site
+
+
+def _affine_site(
+    tape: Tape, weights: Weights, operation: Operation, args: Any, kwargs: Any, old: AffineSite
+) -> AffineSite:
+    step = step_of(operation.name, args, kwargs, old.step.place, weights)
+    if step is None:
+        raise SalienceError(f"{operation.name} shifts or scales by numbers that are not finite")
+    function = of_operands(operation, args, kwargs)
+    site = AffineSite(tape.walk, weights, old.kind, function, step, old.ruled)
+    site.pull, site.layer = old.pull, old.layer
     return site
 
 
 def _join_as_recorded(
-    trace: Trace, operation: Operation, site: Site, sites: Mapping[int, Site]
+    trace: Trace, operation: Operation, site: Site, sites: dict[int, Site]
 ) -> None:
-    """Fold and rectify what the recorded pass did, with the new sites."""
-    before = operation.inputs()[0]
-    producer, new = trace.producers.get(before), sites.get(before)
-    if producer is None or not isinstance(new, LinearSite | BatchNormSite):
-        return
-    old = producer.site
-    folded = isinstance(old, LinearSite) and old.folded is operation.site
-    rectified = isinstance(old, LinearSite | BatchNormSite) and old.rectified is operation.site
-    if folded or rectified:
-        join(new, site)
+    """Join and rectify what the recorded pass did, with the new sites."""
+    old = operation.site
+    if isinstance(old, AffineSite) and isinstance(site, AffineSite) and old.head is not None:
+        head = next(n for v, n in sites.items() if trace.producers[v].site is old.head)
+        assert isinstance(head, LinearSite | AffineSite)
+        before = (head, *head.chain)[-1]
+        site.source = before
+        join(head, site)
+        if site.is_beside:
+            before.keep(None)
+    for before in operation.inputs():
+        producer, new = trace.producers.get(before), sites.get(before)
+        if producer is None or not isinstance(new, LinearSite | AffineSite):
+            continue
+        made = producer.site
+        if isinstance(made, LinearSite | AffineSite) and made.rectified is old is not None:
+            assert isinstance(site, ElementSite)
+            new.rectified = site
+            new.keep(None)

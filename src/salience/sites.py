@@ -1,52 +1,70 @@
-"""Sites of linear maps: contractions with weights, and BatchNorm with fixed statistics."""
+"""Sites of linear maps: contractions with weights, and the shifts and scalings that follow them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
+from salience.affine import Step, followed, times
 from salience.linear import Backward, Layer, LinearMap, Responses, Weights, linear_response
 from salience.nonlinear_sites import ElementSite
 from salience.walk import Walk
 
+Weak = Callable[[], "LinearSite | AffineSite | None"]
 
-class BatchNormSite:
-    """BatchNorm with fixed statistics, z = scale * a + shift per channel."""
 
-    kind = "batch_norm"
+def _none() -> None:
+    return None
 
-    def __init__(self, walk: Walk, weights: Weights, rest: tuple[Any, ...]) -> None:
-        self.walk, self._weights, self._rest = walk, weights, rest
-        self.layer = Layer("", self.kind, False, 0)
-        self.folded: bool = False  # into the linear map before it
-        self.a: Tensor | None = None  # kept where the BatchNorm stands alone
-        self.source: LinearSite | None = None  # recomputes a
+
+class AffineSite:
+    """z = scale * a + shift by constants: BatchNorm with fixed statistics, a bias, a scale.
+
+    It is a part of the linear map before it if nothing else reads what that makes (`head`). One
+    that stands alone is a diagonal linear map where it is a BatchNorm, or both shifts and scales.
+    """
+
+    def __init__(
+        self, walk: Walk, weights: Weights, kind: str, function: Backward, step: Step, ruled: bool
+    ) -> None:
+        self.walk, self._weights, self.kind = walk, weights, kind
+        self._function, self.step = function, step
+        self.ruled = ruled  # a diagonal linear map where it shifts and scales
+        self.layer = Layer("", "batch_norm", False, 0)
+        self._head: Weak = _none  # a tape that is dropped is freed at once
+        self.at_head = step  # in the layout of the head's z
+        self.pull: Callable[[Step], Step] | None = None  # to that layout, where it is another
+        self.chain: list[AffineSite] = []  # its parts, where it is a head
+        self.a: Tensor | None = None  # kept where it is no part
+        self._source: Weak = _none
         self.rectified: ElementSite | None = None  # the ReLU that alone reads z
         self._z: Tensor | None = None
         self._responses: Responses = {}
-        weight, bias, mean, variance, _, _, epsilon = rest[:7]
 
-        def scale_of(variance: Tensor, *weight: Tensor) -> Tensor:
-            inverse = (variance + epsilon).rsqrt()
-            return weight[0] * inverse if weight else inverse
+    @property
+    def head(self) -> LinearSite | AffineSite | None:
+        """The map that it is a part of."""
+        return self._head()
 
-        affine = () if weight is None else (weight,)
-        self.scale = weights.derive(f"scale {epsilon}", scale_of, variance, *affine)  # (C,)
-        self.shift = weights.derive(
-            "shift",
-            lambda mean, scale, *bias: (bias[0] if bias else 0) - mean * scale,
-            mean,
-            self.scale,
-            *(() if bias is None else (bias,)),
-        )  # (C,)
+    @head.setter
+    def head(self, head: LinearSite | AffineSite | None) -> None:
+        self._head = _none if head is None else weakref.ref(head)
+
+    @property
+    def source(self) -> LinearSite | AffineSite | None:
+        """What recomputes a."""
+        return self._source()
+
+    @source.setter
+    def source(self, source: LinearSite | AffineSite) -> None:
+        self._source = weakref.ref(source)
 
     def forward(self, a: Tensor) -> Tensor:
-        if not self.folded:
+        if self.head is None or not self.is_beside:
             self.a = a.detach()
-        self._z = torch.batch_norm(a.detach(), *self._rest)
+        self._z = self._function(a.detach())
         return self._z.detach()
 
     @property
@@ -54,7 +72,7 @@ class BatchNormSite:
         if self.rectified is not None and "relu" not in self.walk.rules:
             return self.rectified.y  # m is 0 where it differs from z
         if self._z is None:
-            self._z = torch.batch_norm(self.input(), *self._rest)
+            self._z = self._function(self.input())
         return self._z
 
     def keep(self, z: Tensor | None) -> None:
@@ -64,35 +82,61 @@ class BatchNormSite:
         """The activation, recomputed if it was not kept."""
         if self.a is None:
             assert self.source is not None
-            self.a = self.source.z
+            return self.source.z
         return self.a
 
-    def per_channel(self, values: Tensor, like: Tensor) -> Tensor:
-        """Values (C,) in a shape (1, C, 1, ...) that multiplies maps."""
-        return values.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
-
     def transpose(self, m: Tensor) -> Tensor:
-        return m * self.per_channel(self.scale, m)
+        return m if self.step.scale is None else m * self.step.scale.to(m.dtype)
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether no rearrangement lies between the head and it."""
+        return self.at_head is self.step
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it multiplies a map's result by a number, after all other parts."""
+        parts = [] if self.head is None else self.head.chain
+        return any(part is self for part in split(parts)[1])
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether it is a linear map of its own, or a part of one."""
+        if self.head is not None:
+            return self.head.is_ruled
+        parts = [self, *self.chain]
+        if any(part.kind == "batch_norm" for part in parts):
+            return True
+        scales = any(part.step.scale is not None and part.step.scale.ndim for part in parts)
+        shifts = any(part.step.shift is not None and part.step.shift.ndim for part in parts)
+        return self.ruled and scales and shifts
 
     def alone(self) -> LinearMap:
-        """The diagonal linear map of a BatchNorm that is not folded."""
+        """The diagonal linear map of shifts and scales that follow no contraction."""
+        parts, _ = split([self, *self.chain])
+        scale, shift = composed(self._weights, parts, None)
+        a = self.input()
+        weight = a.new_ones(()) if scale is None else scale
         return LinearMap(
-            self.input(), lambda: self.z, lambda a, w: a * self.per_channel(w, a), self.scale,
-            self.shift, self.transpose, None, self._weights, self._responses,
+            a, lambda: parts[-1].z, lambda a, w: a * w.to(a.dtype), weight, shift,
+            lambda m: m * weight.to(m.dtype), None, self._weights, self._responses,
             layer=self.layer,
         )  # fmt: skip
 
     def backward(self, m: Tensor) -> Tensor:
         rule = self.walk.rules.get("linear")
-        if rule is None:
+        if rule is None or not self.is_ruled:
             return self.transpose(m)
-        return m if self.folded else rule(self.alone(), m)
+        if self.head is not None:
+            return m
+        return rule(self.alone(), scaled(m, split([self, *self.chain])[1]))
 
 
 class LinearSite:
-    """A contraction z = W a + b, with the BatchNorm that follows it folded in."""
+    """A contraction z = W a + b, with the shifts and scalings that follow it."""
 
     kind = "linear"
+    is_ruled = True
 
     def __init__(
         self,
@@ -110,8 +154,7 @@ class LinearSite:
         self.source = 0  # the number of the value a
         self.dense = False  # z = a W^T + b with W (out, in)
         self.channels: tuple[int, int] | None = None  # the dimensions that are summed over
-        self.folded: BatchNormSite | None = None
-        self.fold: Tensor | None = None  # the BatchNorm's scale, in the shape of the weight
+        self.chain: list[AffineSite] = []  # the shifts and scales that belong to the map
         self.fold_scale: Callable[[Tensor, int], Tensor | None] = lambda scale, ndim: None
         self.rectified: ElementSite | None = None
         self.a: Tensor
@@ -137,54 +180,109 @@ class LinearSite:
     def keep(self, z: Tensor | None) -> None:
         self._z = z
 
+    def bias(self) -> Tensor | None:
+        """The contraction's own bias, in a shape that adds to z."""
+        spatial = self._weight.ndim - 2
+        if self._bias is None or self._bias.ndim != 1 or self.layer.kind != "convolution":
+            return self._bias
+        shape = (-1, *(1,) * spatial)
+        return self._weights.derive("per channel", lambda b: b.view(shape), self._bias)
+
     def linear_map(self) -> LinearMap:
-        """The map that rules see: with the BatchNorm that follows, if it is folded in."""
-        norm, fold, bias = self.folded, self.fold, self._bias
-        scale, factor = None, None
-        if norm is not None and fold is not None:
-            factor = (norm.scale, fold)
-            scale = norm.per_channel(norm.scale, self.a)
-            if bias is None:
-                bias = norm.shift
-            else:
-                bias = self._weights.derive("bias", torch.addcmul, norm.shift, bias, norm.scale)
-        source: LinearSite | BatchNormSite = self if norm is None else norm
+        """The map that rules see: with the shifts and scales that follow."""
+        parts, _ = split(self.chain)
+        scale, bias = composed(self._weights, parts, self.bias())
+        factor = None
+        if scale is not None:
+            fold = self.factor(scale)
+            assert fold is not None
+            factor = (scale, fold)
         return LinearMap(
-            self.a, lambda: source.z, lambda a, w: self._call(a, w, None), self._weight, bias,
-            self._transpose, scale, self._weights, self._responses, factor, self.channels,
-            self.dense, self.layer,
+            self.a, lambda: self._end(parts, scale), lambda a, w: self._call(a, w, None),
+            self._weight, bias, self._transpose, scale, self._weights, self._responses, factor,
+            self.channels, self.dense, self.layer,
         )  # fmt: skip
+
+    def _end(self, parts: Sequence[AffineSite], scale: Tensor | None) -> Tensor:
+        """z after the shifts and scales, in the layout of the contraction."""
+        if not parts or all(part.is_beside for part in parts):
+            return parts[-1].z if parts else self.z
+        _, shift = composed(self._weights, parts, None)
+        z = self.z if scale is None else self.z * scale.to(self.z.dtype)
+        return z if shift is None else z + shift.to(z.dtype)
+
+    def factor(self, scale: Tensor) -> Tensor | None:
+        """A scale of z as a tensor that multiplies the weight; None: there is none."""
+        if scale.numel() == 1:
+            return scale.reshape(())
+        spatial = self._weight.ndim - 2 if self.layer.kind == "convolution" else 0
+        axis = scale.ndim - 1 - spatial
+        if axis < 0 or scale.shape[axis] != scale.numel():
+            return None
+        return self.fold_scale(scale.flatten(), 2 + spatial)
 
     def backward(self, m: Tensor) -> Tensor | None:
         walk = self.walk
+        rule = walk.rules.get("linear")
+        if rule is not None:
+            m = scaled(m, split(self.chain)[1])
         if self.first and walk.input_rule is not None:
             relevance = walk.input_rule(self, m)
             if relevance is not None:
                 walk.relevance.append((self.source, relevance))
                 return None
-        rule = walk.rules.get("linear")
         return self._transpose(m) if rule is None else rule(self.linear_map(), m)
 
 
-def join(site: LinearSite | BatchNormSite, reader: object) -> None:
-    """The first reader of a linear map's output."""
-    if isinstance(site, LinearSite) and isinstance(reader, BatchNormSite):
-        fold = site.fold_scale(reader.scale, site.z.ndim)
-        if fold is None:
-            return
-        site.folded, site.fold, reader.folded = reader, fold, True
-    elif isinstance(reader, ElementSite) and reader.kind == "relu":
-        site.rectified = reader
-    else:
-        return
-    site.keep(None)
+def split(parts: Sequence[AffineSite]) -> tuple[Sequence[AffineSite], Sequence[AffineSite]]:
+    """The parts of a map, and the numbers that its result is multiplied with afterwards."""
+    end = len(parts)
+    while end > 0 and parts[end - 1].step.is_number:
+        end -= 1
+    return parts[:end], parts[end:]
 
 
-def separate(site: LinearSite | BatchNormSite, z: Tensor | None) -> None:
-    """A second reader of a linear map's output z, which is recomputed on demand if not given."""
-    if isinstance(site, LinearSite) and site.folded is not None:
-        norm, site.folded = site.folded, None
-        norm.folded = False
-        norm.a, norm.source = z, site
-    site.rectified = None
-    site.keep(z)
+def scaled(m: Tensor, numbers: Sequence[AffineSite]) -> Tensor:
+    """m before the numbers that a map's result is multiplied with."""
+    for part in numbers:
+        m = part.transpose(m)
+    return m
+
+
+def composed(
+    weights: Weights, parts: Sequence[AffineSite], bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The scale and the shift of all parts together, after a bias."""
+    scale: Tensor | None = None
+    for part in parts:
+        scale = times(weights, scale, part.at_head.scale)
+        bias = followed(weights, bias, part.at_head)
+    return scale, bias
+
+
+def join(site: LinearSite | AffineSite, part: AffineSite) -> bool:
+    """Let shifts and scales be a part of the map before them, if their scale is one of weights."""
+    at_head = part.step if part.pull is None else part.pull(part.step)
+    scale = at_head.scale
+    if isinstance(site, LinearSite) and scale is not None and site.factor(scale) is None:
+        return False
+    site.chain.append(part)
+    part.head, part.at_head = site, at_head
+    return True
+
+
+def cut(site: LinearSite | AffineSite, position: int) -> AffineSite | None:
+    """Undo the parts of a map from a position on: the first of them, which begins a new chain."""
+    after = site.chain[position:]
+    del site.chain[position:]
+    if not after:
+        return None
+    first, *rest = after
+    same_layout = all(part.is_beside for part in after)
+    for part in after:
+        part.head, part.at_head = None, part.step
+    if same_layout:
+        first.chain = rest
+        for part in rest:
+            part.head = first
+    return first

@@ -15,10 +15,10 @@ from salience.nonlinear_sites import ElementSite, JointSite, NormSite
 from salience.normalization import spread_held
 from salience.operands import Slots, channel_dims, fold_scale
 from salience.ops import ACTIVATIONS
-from salience.sites import BatchNormSite, LinearSite
+from salience.sites import AffineSite, LinearSite
 from salience.walk import Ruled, Walk
 
-Site = LinearSite | BatchNormSite | ElementSite | JointSite | NormSite
+Site = LinearSite | AffineSite | ElementSite | JointSite | NormSite
 
 
 @dataclass(frozen=True)
@@ -112,21 +112,23 @@ def make_site(
         site.channels = channel_dims(operation.name, slots, args, kwargs)
         site.fold_scale = partial(fold_scale, operation.name, slots, weight)
         return site
-    if operation.kind == "batch_norm":
-        return BatchNormSite(walk, weights, args[1:])
     if operation.kind in ("relu", "bounded_relu", "activation"):
         keeps_input = operation.name != "relu"
         shifted = operation.kind == "activation" and operation.name not in ACTIVATIONS
-        return ElementSite(walk, operation.kind, _of(operation, args, kwargs), keeps_input, shifted)
+        return ElementSite(
+            walk, operation.kind, of_operands(operation, args, kwargs), keeps_input, shifted
+        )
     if operation.kind in ("product", "division") and operation.operands:
-        return JointSite(walk, operation.kind, _of(operation, args, kwargs), operation.shares)
+        return JointSite(
+            walk, operation.kind, of_operands(operation, args, kwargs), operation.shares
+        )
     if operation.kind == "normalization":
         held = partial(spread_held, operation.name, args=args[1:])
-        return NormSite(walk, _of(operation, args, kwargs), held)
+        return NormSite(walk, of_operands(operation, args, kwargs), held)
     return None
 
 
-def _of(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
+def of_operands(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
     """The call as a function of its operands, whose graph would lead back to the site."""
     function, operands = operation.function, operation.operands
     rest = [None if i in operands else arg for i, arg in enumerate(args)]

@@ -16,7 +16,8 @@ class Values:
 
     def __init__(self, trace: Trace) -> None:
         self._trace, self._token = trace, object()
-        self._made: dict[Any, int] = {}  # node of autograd -> id of the memory that it wrote
+        # node of autograd -> id of the memory that it wrote, and the value
+        self._made: dict[Any, tuple[int, int]] = {}
 
     def number(self, tensor: Any) -> int | None:
         """The number of a tensor's value, if the tensor belongs to this pass."""
@@ -35,10 +36,17 @@ class Values:
         setattr(tensor, _TAG, (self._token, number))
         if tensor.grad_fn is not None:
             base = tensor._base
-            self._made[tensor.grad_fn] = id(tensor if base is None else base)
+            self._made[tensor.grad_fn] = id(tensor if base is None else base), number
 
     def sources(self, tensor: Tensor) -> set[int]:
         """The ids of the tensors of this pass that a tensor, not of it, was made from."""
+        return {memory for memory, _ in self._made_of(tensor)}
+
+    def read_by(self, tensor: Tensor) -> set[int]:
+        """The values of this pass that a tensor, not of it, was made from."""
+        return {number for _, number in self._made_of(tensor)}
+
+    def _made_of(self, tensor: Tensor) -> set[tuple[int, int]]:
         queue, seen, found = [tensor.grad_fn], set(), set()
         while queue:
             node = queue.pop()
