@@ -133,6 +133,9 @@ def rest(v: Value) -> Value:
     return lrp.reorder(v, lambda t: 1 - t)
 
 
+PLACES = torch.tensor([2, 0, 1, 2])[None, :, None]
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.mT
 
@@ -185,6 +188,13 @@ TOKENS: dict[str, Body] = {
             lrp.reorder(lrp.product(matmul, v, v), lambda t: t * 0.7),
         ),
     ),
+    "baddbmm_keywords": plain(
+        lambda x: torch.baddbmm(input=x[..., :4], batch1=x, batch2=x.mT, beta=0.5, alpha=0.7),
+        lambda v: lrp.plus(
+            lrp.reorder(v, lambda t: t[..., :4] * 0.5),
+            lrp.reorder(lrp.product(matmul, v, v), lambda t: t * 0.7),
+        ),
+    ),
     "baddbmm_constant": plain(
         lambda x: torch.baddbmm(CONSTANT.expand(len(x), 4, 4), x, x.mT),
         lambda v: lrp.plus(lrp.product(matmul, v, v), CONSTANT),
@@ -230,6 +240,25 @@ TOKENS: dict[str, Body] = {
     ),
     "divided_by_its_like": structural(lambda x: x / x.new_full(x.shape, 2.0)),
     "cumsum": structural(lambda x: x.cumsum(1)),
+    "scatter_add": structural(
+        lambda x: torch.zeros_like(x[:, :2]).scatter_add(1, (PLACES % 2).expand_as(x), x)
+    ),
+    "scatter_add_ into itself": structural(
+        lambda x: x[:, :2].clone().scatter_add_(1, (PLACES % 2).expand_as(x), x)
+    ),
+    "scatter_reduce_sum": structural(
+        lambda x: x.flip(1).scatter_reduce(1, (PLACES % 3).expand_as(x), x, reduce="sum")
+    ),
+    "scatter_reduce_mean": structural(
+        lambda x: x.flip(1).scatter_reduce(1, (PLACES % 3).expand_as(x), x, reduce="mean")
+    ),
+    "fourier": structural(lambda x: torch.fft.fft2(x).real),
+    "fourier_there_and_back": structural(
+        lambda x: torch.fft.irfft(torch.fft.rfft(x, norm="ortho")[..., :2], n=6)
+    ),
+    "fourier_parts": structural(
+        lambda x: torch.view_as_real(torch.fft.fftshift(torch.fft.rfft2(x), dim=-1)).flatten(2)
+    ),
     "roll_stack": structural(lambda x: torch.stack([x, x.roll(1, 2)], 1)),
     "residual": plain(
         lambda x: torch.cat([x + F.gelu(x), x], 1),

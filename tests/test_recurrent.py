@@ -180,6 +180,21 @@ def given_states(layer: Any, x: Value) -> Value:
     return recurrent(layer, x, [H0, C0] if isinstance(layer, nn.LSTM) else [H0])
 
 
+def packed(layer: Any, x: Tensor) -> Tensor:
+    """Sequences of two lengths, the first one shorter, in one call."""
+    lengths = torch.tensor([STEPS - 1, STEPS][: len(x)])
+    rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    return nn.utils.rnn.pad_packed_sequence(layer(rows)[0], True, total_length=STEPS)[0]
+
+
+def packed_last(layer: Any, x: Tensor) -> Tensor:
+    lengths = torch.tensor([STEPS - 1, STEPS][: len(x)])
+    rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    last = layer(rows)[1]
+    last = torch.cat(last, -1) if isinstance(last, tuple) else last
+    return last.transpose(0, 1).flatten(1)
+
+
 BATCH = {"batch_first": True}
 DEEP = {"num_layers": 2, **BATCH}
 NETS: dict[str, tuple[Callable[[], nn.Module], Any, Any]] = {
@@ -224,3 +239,60 @@ def test_gradients_and_batches_of_recurrent_layers(name):
         maps = tape.explain(method, target=1)
         singles = [salience.record(net, one[None]).explain(method, target=1) for one in x]
         torch.testing.assert_close(maps, torch.cat(singles), rtol=1e-9, atol=1e-11)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: nn.LSTM(F_IN, STATE, **BATCH),
+    "lstm_both_ways": lambda: nn.LSTM(F_IN, STATE, bidirectional=True, **DEEP),
+    "lstm_projected": lambda: nn.LSTM(F_IN, STATE, proj_size=2, **DEEP),
+    "gru_both_ways": lambda: nn.GRU(F_IN, STATE, bidirectional=True, **DEEP),
+    "rnn": lambda: nn.RNN(F_IN, STATE, nonlinearity="relu", **BATCH),
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_packed_sequences_are_each_sequence_alone(name: str, last: bool):
+    """Against the same layer on each sequence, cut to its length; padding gets no relevance."""
+    layer = drawn(LAYERS[name](), seed=41).double().eval()
+    x = randn(2, STEPS, F_IN, seed=42)
+    run = packed_last if last else packed
+    tape = salience.record(Read(layer, run), x)
+    with torch.no_grad():
+        torch.testing.assert_close(tape.output, Read(layer, run)(x))
+    for method, rule in salience.methods.items():
+        if rule.run is not None:
+            continue
+        maps = tape.explain(method, target=1)
+        assert (
+            tape.coverage(method).uncovered
+            == salience.record(Read(layer, cut(STEPS, last)), x).coverage(method).uncovered
+        )
+        for k, length in enumerate((STEPS - 1, STEPS)):
+            alone = salience.record(Read(layer, cut(length, last)), x[k : k + 1, :length])
+            fact = alone.explain(method, target=1)[0]
+            torch.testing.assert_close(maps[k, :length], fact, rtol=1e-9, atol=1e-11)
+            assert not maps[k, length:].any()
+
+
+class Read(nn.Module):
+    """A layer and fixed weights of what it puts out."""
+
+    def __init__(self, layer: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.run = layer, run
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.run(self.layer, x).flatten(1)
+        weight = torch.linspace(-1, 2, 2 * 400, dtype=torch.float64).view(400, 2)
+        return y @ weight[: y.shape[1]]
+
+
+def cut(length: int, last: bool) -> Callable[[Any, Tensor], Tensor]:
+    def run(layer: Any, x: Tensor) -> Tensor:
+        y, ends = layer(x[:, :length])
+        ends = torch.cat(ends, -1) if isinstance(ends, tuple) else ends
+        return ends.transpose(0, 1).flatten(1) if last else y
+
+    return run

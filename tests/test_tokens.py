@@ -282,3 +282,13 @@ def test_what_cannot_be_explained(case: str):
 def test_sentences_of_several_lengths_cannot_be_joined():
     with pytest.raises(SalienceError, match=r"one shape; got \[\(4, 4\), \(6, 4\)\]. Pad"):
         salience.explain(Text(), [IDS, IDS[:, :4]], ["gradient"], target=1)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("name", ["seq first", "seq first, copied", "flat", "parts"])
+def test_a_batch_of_one_has_maps_of_the_same_shape(name: str, samples: int):
+    ids, net = IDS[:samples], Text(SPELLINGS[name])
+    maps = salience.record(net, ids).explain("gradient", target=1)
+    maps = torch.cat(maps, 1) if isinstance(maps, tuple) else maps
+    assert maps.shape == (samples, 6, WIDTH)
+    close(maps, gradient_at(net, net.words(ids), ids))

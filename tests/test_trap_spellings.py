@@ -76,6 +76,14 @@ RELUS: dict[str, Any] = {
     "before inplace dropout": lambda p, h: F.dropout(F.relu(h), training=False, inplace=True),
     "after contiguous": lambda p, h: h.contiguous().relu_(),
     "after channels_last": lambda p, h: h.to(memory_format=torch.channels_last).relu_(),
+    "clamp by zeros": lambda p, h: torch.clamp(h, min=torch.zeros_like(h)),
+    "clamp_min by zeros": lambda p, h: torch.clamp_min(h, torch.zeros(1, 4, 1, 1).to(h)),
+    "maximum": lambda p, h: torch.maximum(h, torch.zeros_like(h)),
+    "maximum, turned": lambda p, h: torch.maximum(torch.zeros(()).to(h), h),
+    "maximum by keyword": lambda p, h: torch.maximum(input=h, other=torch.zeros(()).to(h)),
+    "max of two": lambda p, h: torch.max(h, torch.zeros(()).to(h)),
+    "max of two, method": lambda p, h: h.max(other=torch.zeros(()).to(h)),
+    "fmax": lambda p, h: torch.fmax(h, torch.zeros(4, 1, 1).to(h)),
     "clamp by a tensor": lambda p, h: torch.clamp(h, min=torch.zeros((), dtype=h.dtype)),
 }
 
@@ -118,6 +126,32 @@ def test_the_gradient_of_clamp_at_exactly_zero_is_autograds():
     record_exactly(as_module(lambda x: x.clamp(min=0) * torch.arange(1.0, 4.0)), x)
 
 
+@pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin", "max", "min"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_bound_by_constants_is_an_element_wise_function(name: str, turned: bool):
+    """What clamp is too; one that makes the tensor larger is not covered."""
+    high = name in ("minimum", "fmin", "min")
+    bounds = torch.linspace(-0.5, 0.5, 4, dtype=torch.float64)[:, None, None]
+
+    def act(p: Parts, h: Tensor) -> Tensor:
+        return getattr(torch, name)(*((bounds, h) if turned else (h, bounds)))
+
+    clamp = {"max" if high else "min": bounds}
+    x = images()
+    tape = record_exactly(Model(network(act)), x)
+    plain = salience.record(Model(network(lambda p, h: torch.clamp(h, **clamp))), x)
+    for method in RULED:
+        close(tape.explain(method, target=1), plain.explain(method, target=1))
+    assert not tape.coverage("lrp_epsilon").uncovered
+    spread = lambda p, x: tail(p, getattr(torch, name)(p.conv1(x).mean(1, True), bounds))  # noqa: E731
+    assert record_exactly(Model(spread), x).coverage("lrp_epsilon").uncovered == [name]
+
+
+def test_max_over_a_dimension_is_no_relu():
+    form = lambda p, x: p.fc(torch.max(p.conv1(x).unsqueeze(2), 2)[0].flatten(1)[:, :36])  # noqa: E731
+    same(form, lambda p, x: p.fc(p.conv1(x).flatten(1)[:, :36]))
+
+
 BOUNDED: dict[str, Any] = {
     "function": _called(F.relu6),
     "inplace function": _called(F.relu6, inplace=True),
@@ -129,6 +163,7 @@ BOUNDED: dict[str, Any] = {
     "clamp keywords": _called(torch.clamp, max=6, min=0),
     "clamp_ statement": _statement("clamp_", 0, 6),
     "clip": _called(torch.clip, 0, 6),
+    "clamp by tensors": lambda p, h: torch.clamp(h, torch.zeros_like(h), torch.full_like(h, 6)),
 }
 
 
@@ -323,3 +358,34 @@ def test_tied_weights_give_each_layer_its_own_relevance():
     tied, apart = (salience.record(Tied(flag), x) for flag in (True, False))
     for method in SINGLE:
         close(tied.explain(method, target=1), apart.explain(method, target=1))
+
+
+def _turned(p: Parts, h: Tensor, groups: int, *, raw: bool) -> Tensor:
+    weight = p.conv2.weight[: 4 // groups] if groups == 1 else p.conv2.weight[:, : 4 // groups]
+    bias = p.conv2.bias
+    if raw:
+        return torch.convolution(h, weight, bias, [2, 2], [1, 1], [1, 1], True, [1, 1], groups)
+    return F.conv_transpose2d(h, weight, bias, 2, 1, 1, groups)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_raw_transposed_convolution_and_its_batch_norm(groups: int):
+    """As decomposed programs have it."""
+
+    def form(raw: bool) -> Form:
+        def run(p: Parts, x: Tensor) -> Tensor:
+            h = _turned(p, F.relu(p.conv1(x)), groups, raw=raw)
+            # of either sign: z+ widens the weight
+            return tail(p, p.late(_turned(p, p.bn(h), groups, raw=raw)))
+
+        return run
+
+    same(form(True), form(False))
+
+
+@pytest.mark.parametrize("reshape", [torch.reshape, Tensor.view, Tensor.expand])
+def test_a_shape_of_one_element_is_an_argument(reshape: Any):
+    x = torch.ones(1, 1, dtype=torch.float64)
+    net = as_module(lambda x: (reshape(x[:, 0], x.shape[:1]) * 2.0)[:, None])
+    tape = salience.record(net, x)
+    close(tape.explain("lrp_epsilon", target=0, eps=0.0), 2 * x)

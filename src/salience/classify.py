@@ -34,6 +34,8 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
         places = tuple(i for i, arg in enumerate(args) if depends(arg))
         if operation.kind in ("product", "division"):
             _share(operation, places, depends, is_reciprocal)
+        elif operation.kind in _OF_ONE and name in ops.OF_TWO:
+            operation.operands = places  # either of them
         elif operation.kind in _OF_ONE and (places != (0,) or depends(kwargs)):
             operation.kind = "other"
 
@@ -49,8 +51,26 @@ def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     floating = [t.is_floating_point() for t in given]
     if all(floating):
         return False
+    if name in ops.OF_COMPLEX and all(t.is_floating_point() or t.is_complex() for t in given):
+        return False
     whole = not any(t.dtype == torch.bool or t.is_complex() for t in given)
     return not (whole and name in ops.INDEXINGS and any(floating))
+
+
+def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+    """Whether the input only chooses rows of a table that does not depend on it, as a router does
+    of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
+    tensors = list(leaves((args, kwargs), Tensor))
+    tables = [t for t in tensors if t.is_floating_point()]
+    given = [t for t in tensors if depends(t)]
+    whole = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in given)
+    return name in ops.SELECTIONS and bool(tables) and whole
+
+
+def gates(operation: Operation) -> bool:
+    """Whether what the input chose decides more than a map's weights or a summand."""
+    scales = operation.kind == "structural" and operation.name in ops.SCALING
+    return scales or operation.kind not in ("structural", "linear", "detached")
 
 
 def _share(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from salience.operands import is_packed
 
 
 def attention(
@@ -94,6 +97,30 @@ def recurrent(
     """LSTM, GRU and RNN layers, step by step; W x of all steps is one linear map."""
     if batch_first:
         x = x.transpose(0, 1)  # (T, B, features)
+    given = (parameters, has_biases, num_layers, dropout, training, bidirectional)
+    flat, *ends = packed(name, x.flatten(0, 1), [x.shape[1]] * len(x), start, *given)
+    x = flat.unflatten(0, (len(x), -1))
+    return (x.transpose(0, 1) if batch_first else x, *ends)
+
+
+def packed(
+    name: str,
+    x: Tensor,
+    sizes: Tensor | Sequence[int],
+    start: Tensor | Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, ...]:
+    """The same of sequences of several lengths, the longest first.
+
+    x      (sum of sizes, features) all first steps, all second steps, ...
+    sizes  how many sequences have a first step, a second step, ...
+    """
+    sizes = sizes.tolist() if isinstance(sizes, Tensor) else list(sizes)
     states = [start] if isinstance(start, Tensor) else list(start)
     per_layer = len(parameters) // (num_layers * (1 + bidirectional))
     last: list[State] = []
@@ -103,29 +130,51 @@ def recurrent(
             number = layer * (1 + bidirectional) + reverse
             own = parameters[number * per_layer : (number + 1) * per_layer]
             begin = tuple(state[number] for state in states)
-            outputs, end = _run_layer(_STEPS[name], x, begin, own, has_biases, bool(reverse))
+            step = _STEPS[name]
+            outputs, end = _run_layer(step, x, sizes, begin, own, has_biases, bool(reverse))
             directions.append(outputs)
             last.append(end)
         x = torch.cat(directions, -1) if bidirectional else directions[0]
         if layer + 1 < num_layers and dropout > 0:
             x = torch.dropout(x, dropout, training)
     ends = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
-    return (x.transpose(0, 1) if batch_first else x, *ends)
+    return (x, *ends)
 
 
 def _run_layer(
-    step: Step, x: Tensor, state: State, own: Sequence[Tensor], has_biases: bool, reverse: bool
-) -> tuple[Tensor, State]:
+    step: Step, x: Tensor, sizes: Sequence[int], begin: State, own: Sequence[Tensor],
+    has_biases: bool, reverse: bool,
+) -> tuple[Tensor, State]:  # fmt: skip
     biases = own[2:4] if has_biases else (None, None)
     projection = own[-1] if len(own) > 2 + 2 * has_biases else None
-    drives = F.linear(x, own[0], biases[0]).unbind(0)
-    outputs = []
-    for drive in reversed(drives) if reverse else drives:
+
+    def after(drive: Tensor, state: State) -> State:
         state = step(drive, state, own[1], biases[1])
-        if projection is not None:
-            state = (F.linear(state[0], projection), *state[1:])
+        return state if projection is None else (F.linear(state[0], projection), *state[1:])
+
+    drives = F.linear(x, own[0], biases[0]).split(list(sizes))
+    outputs, ended = [], []  # the states of sequences that have ended
+    state = _rows(begin, 0, len(drives[-1 if reverse else 0]))
+    for drive in reversed(drives) if reverse else drives:
+        running, now = len(state[0]), len(drive)
+        if now > running:  # backwards, shorter sequences begin later, from a constant state
+            late = after(drive[running:], _rows(begin, running, now))
+            state = _joined([after(drive[:running], state), late])
+        else:
+            if now < running:
+                ended.append(_rows(state, now, running))
+                state = _rows(state, 0, now)
+            state = after(drive, state)
         outputs.append(state[0])
-    return torch.stack(outputs[::-1] if reverse else outputs), state
+    return torch.cat(outputs[::-1] if reverse else outputs), _joined([state, *ended[::-1]])
+
+
+def _rows(state: State, begin: int, end: int) -> State:
+    return tuple(part[begin:end] for part in state)
+
+
+def _joined(states: Sequence[State]) -> State:
+    return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
 
 def cell(
@@ -179,6 +228,15 @@ def _with_mean(spread: Callable[..., Tensor], input: Tensor, *args: Any, **optio
     return spread(input, *args, **options), mean
 
 
+def _grouped_product(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Rows [offs[g - 1], offs[g]) of a (N, I) times b[g] (I, J); 0 after the last group."""
+    begins = [0, *offs.tolist()]
+    spans = enumerate(pairwise(begins))
+    parts = [a[begin:end] @ b[g] for g, (begin, end) in spans if end > begin]
+    rest = a.new_zeros(len(a) - begins[-1], b.shape[-1])
+    return torch.cat([*parts, rest]) if len(rest) else torch.cat(parts)
+
+
 def _native_layer_norm(
     input: Tensor, shape: Any, weight: Any, bias: Any, eps: float
 ) -> tuple[Any, ...]:
@@ -186,9 +244,9 @@ def _native_layer_norm(
 
 
 def _native_group_norm(
-    input: Tensor, weight: Any, bias: Any, n: int, c: int, pixels: int, groups: int, eps: float
+    input: Tensor, weight: Any, bias: Any, N: int, C: int, HxW: int, group: int, eps: float
 ) -> tuple[Any, ...]:
-    return torch.group_norm(input, groups, weight, bias, eps), None, None
+    return torch.group_norm(input, group, weight, bias, eps), None, None
 
 
 def _native_batch_norm(
@@ -210,6 +268,8 @@ FUSED: dict[str, Callable[..., Any]] = {
     "addmv": partial(_add_product, torch.mv),
     "addbmm": partial(_add_product, _sum_of_products),
     "baddbmm": partial(_add_product, torch.bmm),
+    "_grouped_mm": _grouped_product,
+    "grouped_mm_fallback": _grouped_product,
     "addcmul": partial(_add_scaled, torch.mul),
     "addcdiv": partial(_add_scaled, torch.div),
     "lerp": _lerp,
@@ -239,7 +299,15 @@ def parts_of(
     if is_linear:
         scaled = name == "addmm" and any(kwargs.get(key, 1) != 1 for key in ("alpha", "beta"))
         return _scaled_addmm if scaled else None
-    # torch.lstm(data, batch_sizes, hx, params, ...) of a packed sequence has another form
-    if name in _STEPS and not (len(args) > 3 and isinstance(args[3], bool)):
+    if name in _STEPS and is_packed(args, kwargs):
+        return partial(packed, name)
+    if name in ("_grouped_mm", "grouped_mm_fallback") and _has_no_groups(*args[:3], **kwargs):
         return None
     return FUSED.get(name)
+
+
+def _has_no_groups(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, **_: Any
+) -> bool:
+    """Whether a grouped product has another form than rows of a by a matrix for each group."""
+    return offs is None or bias is not None or (a.ndim, b.ndim) != (2, 3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 
 class Slots(NamedTuple):
     """Where an operation keeps the operands of z = W a + b."""
@@ -22,11 +24,28 @@ _PRODUCTS = {
     "matmul": ("input", "other"), "mm": ("input", "mat2"), "bmm": ("input", "mat2"),
     "tensordot": ("self", "other"), "mv": ("input", "vec"),
 }  # fmt: skip
-_BINARY = frozenset("mul multiply div divide true_divide dot outer inner".split())
+_BINARY = frozenset(
+    "mul multiply div divide true_divide dot outer inner maximum minimum fmax fmin max min".split()
+)
+_CELL = ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
+_RECURRENT = (
+    "input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional",
+    "batch_first",
+)  # fmt: skip
 _OTHERS = {
     "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
     "rms_norm": ("input", "normalized_shape", "weight", "eps"),
     "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
+    "addmv": ("input", "mat", "vec"),
+    "addbmm": ("input", "batch1", "batch2"), "baddbmm": ("input", "batch1", "batch2"),
+    "addcmul": ("input", "tensor1", "tensor2"), "addcdiv": ("input", "tensor1", "tensor2"),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _CELL),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT),
+    "cosine_similarity": ("x1", "x2", "dim", "eps"), "lerp": ("input", "end", "weight"),
+    "native_layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
+    "native_group_norm": ("input", "weight", "bias", "N", "C", "HxW", "group", "eps"),
+    "_native_batch_norm_legit_no_training": (
+        "input", "weight", "bias", "running_mean", "running_var", "momentum", "eps"),
     "pow": ("input", "exponent"), "float_power": ("input", "exponent"),
 }  # fmt: skip
 
@@ -67,6 +86,12 @@ def _einsum(func: Callable[..., Any]) -> Callable[..., Any]:
     return lambda equation, *operands, **options: func(equation, list(operands), **options)
 
 
+def is_packed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a recurrent layer is given (data, batch_sizes, ...) of a packed sequence."""
+    second = args[1] if len(args) > 1 else kwargs.get("batch_sizes")
+    return isinstance(second, Tensor) and not second.is_floating_point()
+
+
 def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """Move the operands of a linear map from keywords to their positions."""
     if not kwargs:
@@ -82,13 +107,23 @@ def positional(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
         names = ("input", "other")
     elif name in _OTHERS:
         names = _OTHERS[name]
+        if names is _RECURRENT and is_packed(args, kwargs):
+            names = ("data", "batch_sizes", *names[1:-1])
     rest = dict(kwargs)
+    if names[0] == "input" and "self" in rest:  # as overloads of aten call it
+        rest["input"] = rest.pop("self")
     moved = list(args)
     for operand in names[len(args) :]:
         if operand not in rest:
             break
         moved.append(rest.pop(operand))
     return tuple(moved), rest
+
+
+def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The name of a map with weights, where torch.convolution may be transposed."""
+    turned = name == "convolution" and kwargs.get("transposed", args[6] if len(args) > 6 else False)
+    return "conv_transpose2d" if turned else name
 
 
 def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> Any:
@@ -117,7 +152,8 @@ def channel_dims(
         place = 6 if name in _CONVOLUTIONS[:3] else 8 if name == "convolution" else 6
         groups = kwargs.get("groups", args[place] if len(args) > place else 1)
         along = 1 - args[slots.weight].ndim  # also of a single sample
-        return (along, 0 if name in _TRANSPOSED else 1) if groups == 1 else None
+        turned = contraction(name, args, kwargs) in _TRANSPOSED
+        return (along, 0 if turned else 1) if groups == 1 else None
     if name == "linear":
         return (-1, 1)
     if name not in ("matmul", "mm", "bmm", "addmm"):

@@ -27,6 +27,9 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 # f(0) = 0
 ACTIVATIONS = frozenset(
     "gelu silu hardswish mish leaky_relu rrelu prelu elu selu celu tanh softsign tanhshrink "
@@ -50,7 +53,9 @@ STRUCTURAL = frozenset(
     "constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout "
     "view_as reshape_as ravel tril triu diagonal as_strided as_strided_scatter masked_fill where "
-    "__setitem__ copy_ index_copy scatter index_add index_put slice fill_ zero_ im2col col2im "
+    "__setitem__ copy_ index_copy scatter scatter_add index_add index_put index slice fill_ zero_ "
+    "im2col col2im _pack_padded_sequence _pad_packed_sequence real imag view_as_real "
+    "view_as_complex resolve_conj "
     # sums
     "add sub rsub subtract neg negative sum mean cumsum "
     # homogeneous of degree 1: the gradient hands on all of the relevance
@@ -65,11 +70,25 @@ STRUCTURAL = frozenset(
     "_upsample_nearest_exact2d interpolate grid_sampler grid_sampler_2d grid_sampler_3d".split()
 )
 
-_SCALING = frozenset("mul multiply div divide true_divide".split())
+_FOURIER = frozenset(
+    f"fft_{way}{real}fft{dims}" for way in ("", "i") for real in ("", "r", "h")
+    for dims in ("", "2", "n")
+) | {"fft_fftshift", "fft_ifftshift"}  # fmt: skip
+# Of complex numbers autograd is the proportional rule too; rules with signs have no meaning there.
+OF_COMPLEX = _FOURIER | STRUCTURAL
+# With a constant for one of two operands they are element-wise functions.
+OF_TWO = frozenset("maximum minimum fmax fmin max min".split())
+
+SCALING = frozenset("mul multiply div divide true_divide".split())
 DIVISIONS = frozenset("div divide true_divide".split())
 INDEXINGS = frozenset(
     "gather index_select take take_along_dim index_add index_put index_copy __getitem__ "
-    "__setitem__ scatter scatter_add max_unpool1d max_unpool2d max_unpool3d".split()
+    "__setitem__ index scatter scatter_add scatter_reduce max_unpool1d max_unpool2d "
+    "max_unpool3d _pack_padded_sequence _pad_packed_sequence".split()
+)
+# Calls that pick rows or entries of a table.
+SELECTIONS = frozenset(
+    "gather index_select take take_along_dim __getitem__ index embedding".split()
 )
 _PRODUCTS = frozenset(
     "mul multiply matmul mm bmm einsum tensordot bilinear dot vdot mv outer ger inner kron".split()
@@ -78,7 +97,7 @@ _WEIGHTED = frozenset(
     "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d "
     "conv_transpose3d".split()
 )
-CONTRACTIONS = (_WEIGHTED | _PRODUCTS | {"addmm", "baddbmm"}) - _SCALING
+CONTRACTIONS = (_WEIGHTED | _PRODUCTS | {"addmm", "baddbmm"}) - SCALING
 _RECIPROCALS = frozenset(("reciprocal", "rsqrt"))
 _POWERS = frozenset(("pow", "float_power", "__pow__"))
 _NORMALIZATIONS = frozenset("batch_norm instance_norm layer_norm group_norm rms_norm".split())
@@ -95,7 +114,7 @@ KEEPS_RECIPROCALS = frozenset(
 
 # Element by element: shifts, scalings and conversions of a value ...
 SHIFTS = frozenset("add sub rsub subtract".split())
-SHIFTS_AND_SCALES = SHIFTS | _SCALING | {"neg", "negative"}
+SHIFTS_AND_SCALES = SHIFTS | SCALING | {"neg", "negative"}
 CASTS = frozenset(
     "to type type_as float double half bfloat16 clone contiguous alias positive".split()
 )
@@ -138,8 +157,8 @@ QUERIES = frozenset(
 )
 # Functions that take a shape or type from their operand and no value.
 LIKENESSES = frozenset(
-    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full "
-    "new_empty new_tensor".split()
+    "zeros ones empty zeros_like ones_like full_like empty_like rand_like randn_like new_zeros "
+    "new_ones new_full new_empty new_tensor".split()
 )
 # Functions that take no value from any operand but the first.
 LIKE_ANOTHER = frozenset("to type_as expand_as view_as reshape_as".split())
@@ -175,16 +194,22 @@ _IN_PLACE_OPERATORS = frozenset(
 
 
 def _number(value: Any) -> Any:
-    """A tensor of one value as a number; of several as nothing that equals 0."""
-    if not hasattr(value, "numel"):
+    """A tensor of one value, maybe repeated, as a number; of several as nothing that equals 0."""
+    if not isinstance(value, Tensor):
         return value
-    return value.item() if value.numel() == 1 else "several"
+    some = value.detach().flatten()[:1]
+    return some.item() if len(some) and bool((value == some).all()) else "several"
+
+
+_BOUNDS = frozenset("hardtanh clamp_min threshold clamp clip".split())
 
 
 def _relu_kind(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """relu and bounded_relu under all the names that they have."""
     if name in ("relu", "relu6"):
         return "relu" if name == "relu" else "bounded_relu"
+    if name not in _BOUNDS:
+        return None
     bounds = [_number(bound) for bound in args[1:3]]
     kwargs = {key: _number(value) for key, value in kwargs.items()}
     if name == "hardtanh":
@@ -214,16 +239,18 @@ def kind_of(
         return _batch_norm_kind(args)
     if name in _PRODUCTS and sum(map(depends, args)) > 1:
         return "product"
-    if name in _PRODUCTS and name not in _SCALING:  # with several constants at once
+    if name in _PRODUCTS and name not in SCALING:  # with several constants at once
         return "smooth"
     if name in _WEIGHTED:  # by weights that depend on the input
         return "other" if any(map(depends, args[2:])) else "product"
-    if name in _SCALING or name in _RECIPROCALS:
+    if name in SCALING or name in _RECIPROCALS:
         return _quotient_kind(name, args, kwargs, depends)
     if name in _POWERS:
         return _power_kind(args)
-    if name in ("maximum", "minimum"):
-        return "structural" if sum(map(depends, args)) > 1 else "other"
+    if name in OF_TWO and len(args) > 1 and isinstance(args[1], Tensor):
+        return _extreme_kind(name, args, depends)
+    if name == "scatter_reduce":
+        return _reduction_kind(args, kwargs)
     if name in _NORMALIZATIONS:
         return "normalization"
     if name in _SOFTMAX:
@@ -232,7 +259,22 @@ def kind_of(
         return "activation"
     if name in _SMOOTH:
         return "smooth"
-    return "structural" if name in STRUCTURAL else "other"
+    return "structural" if name in STRUCTURAL or name in _FOURIER else "other"
+
+
+def _extreme_kind(name: str, args: Sequence[Any], depends: Callable[[Any], bool]) -> str:
+    """Of max(a, b) or min(a, b): with a constant b an element-wise function, a ReLU if b is 0."""
+    if all(map(depends, args[:2])):
+        return "structural"
+    value, constant = args[:2] if depends(args[0]) else (args[1], args[0])
+    if torch.broadcast_shapes(value.shape, constant.shape) != value.shape:
+        return "other"
+    return "relu" if name in ("maximum", "fmax", "max") and _number(constant) == 0 else "activation"
+
+
+def _reduction_kind(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    how = kwargs.get("reduce", args[4] if len(args) > 4 else None)
+    return "smooth" if how == "prod" else "structural"
 
 
 def _quotient_kind(

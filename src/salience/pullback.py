@@ -91,6 +91,8 @@ def _run(trace: Trace, made: int, values: Mapping[int, Tensor]) -> Tensor:
         if ref.index in values:
             return values[ref.index]
         known = trace.constants.get(ref.index)
+        if known is None and ref.index not in trace.producers:  # chosen by an input
+            raise _refused(operation)
         return _run(trace, ref.index, {}) if known is None else known  # made of parameters alone
 
     args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
 from salience.affine import step_of
-from salience.classify import classify, layer_of, stays_reciprocal, weight_of
+from salience.classify import classify, gates, layer_of, selects, stays_reciprocal, weight_of
 from salience.elementwise import Elements, function_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
@@ -77,6 +77,7 @@ class Recorder(TorchFunctionMode):
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         self._contracted: set[int] = set()  # values with a contraction upstream
         self._reciprocals: set[int] = set()  # values that are 1 / b
+        self._chosen: set[int] = set()  # values that the input only chose
         self._layers = 0  # linear maps so far
         module = model if isinstance(model, nn.Module) else None
         self._names = {id(p): name for name, p in module.named_parameters()} if module else {}
@@ -319,6 +320,9 @@ class Recorder(TorchFunctionMode):
         if not operands:
             return func(*args, **kwargs)
         depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
+        chosen = depends and selects(name, args, kwargs, self.values.depends)
+        depends = depends and not chosen
+        chosen = chosen or any(self.values.number(t) in self._chosen for t in operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
         parts = None
@@ -336,6 +340,8 @@ class Recorder(TorchFunctionMode):
         operation = Operation(name, "weights", func, args, kwargs, (), (), depends)
         if depends:
             classify(operation, self.values.depends, self._is_reciprocal)
+            if chosen and gates(operation):
+                operation.kind, operation.operands, operation.shares = "other", (0,), ()
         result = self._run(operation, operands)
         tensors = list(leaves(result, Tensor))
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
@@ -343,6 +349,8 @@ class Recorder(TorchFunctionMode):
             return result
         operation.picks = picks
         operation.outputs = tuple(self.values.add(tensors[i]) for i in picks)
+        if chosen and not depends:
+            self._chosen.update(operation.outputs)
         if depends and not torch.is_grad_enabled():
             self._ungraded.update(operation.outputs)
         numbers = any(tensors[i].is_floating_point() or tensors[i].is_complex() for i in picks)
@@ -354,7 +362,8 @@ class Recorder(TorchFunctionMode):
         self._register(operation, operands)
         if depends:
             self.readers.follow(operation, [t for t in operands if self.values.depends(t)], result)
-        return self._as_one(operation, operands, result) if depends else result
+        gated = chosen and operation.kind == "other"
+        return self._as_one(operation, operands, result) if depends and not gated else result
 
     def _as_one(self, operation: Operation, operands: list[Tensor], result: Any) -> Any:
         """The result of a call, made one with the calls before it that spell a function with it."""

@@ -113,7 +113,7 @@ def _cancelled(positive: Tensor, lost: Tensor, relevance: Tensor, unclear: Tenso
     wrong = _rows(positive * lost) * eps
     if eps > 1e-8:
         wrong = wrong + _rows(relevance * unclear)
-    return bool((wrong > _rows(relevance) * max(1e-4, 4 * eps)).any())
+    return bool((wrong > _rows(relevance) * max(8 * eps, 1e-10)).any())
 
 
 def _rows(values: Tensor) -> Tensor:

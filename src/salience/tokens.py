@@ -79,11 +79,14 @@ def _moved(origin: Origin, ids: Tensor, result: Tensor) -> Origin:
         return origin if result.ndim == ids.ndim else origin._replace(batch=None)
     step = ids.stride(origin.batch) * origin.each  # from sample to sample, which views keep
     samples = ids.shape[origin.batch] // origin.each
-    for d in sorted(range(result.ndim), key=lambda d: d != origin.batch):
+    found = []
+    for d in range(result.ndim):
         each, rest = divmod(result.shape[d], max(1, samples))
         if rest == 0 and result.stride(d) * each == step:
-            return Origin(origin.key, d, each)
-    return origin._replace(batch=None)
+            found.append(Origin(origin.key, d, each))
+    # of a single sample every dimension may have these steps
+    likely = lambda new: (new.each != origin.each, new.batch != origin.batch)  # noqa: E731
+    return min(found, key=likely, default=origin._replace(batch=None))
 
 
 def leaf_of(func: Any, batch: int, each: int) -> Callable[..., Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite, JointSite, NormSite
 from salience.normalization import spread_held
-from salience.operands import Slots, channel_dims, fold_scale
+from salience.operands import Slots, channel_dims, contraction, fold_scale
 from salience.ops import ACTIVATIONS
 from salience.sites import AffineSite, LinearSite
 from salience.walk import Ruled, Walk
@@ -110,7 +110,8 @@ def make_site(
         site = LinearSite(walk, weights, call, weight, bias, first)
         site.dense = operation.name == "linear"
         site.channels = channel_dims(operation.name, slots, args, kwargs)
-        site.fold_scale = partial(fold_scale, operation.name, slots, weight)
+        form = contraction(operation.name, args, kwargs)
+        site.fold_scale = partial(fold_scale, form, slots, weight)
         return site
     if operation.kind in ("relu", "bounded_relu", "activation"):
         keeps_input = operation.name != "relu"
