@@ -34,11 +34,11 @@ def walk_back(
     """What the method reads off at each leaf, for a gradient at the output."""
     leaves, output = tape.graph
     walk, begins = tape.walk, [leaf.tensor for leaf in leaves]
-    walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
-    if method.input_rule is not None:  # it sees the BatchNorm folded in
-        walk.rules.setdefault("linear", unchanged)
-    walk.input_rule = method.input_rule and _input_rule(tape, method.input_rule, parameters)
-    try:
+    with walk.alone():
+        walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
+        if method.input_rule is not None:  # it sees the BatchNorm folded in
+            walk.rules.setdefault("linear", unchanged)
+            walk.input_rule = _input_rule(tape, method.input_rule, parameters)
         found = torch.autograd.grad(output, begins, gradient, retain_graph=True, allow_unused=True)
         if not walk.relevance and all(m is None for m in found):
             raise expected(
@@ -48,8 +48,6 @@ def walk_back(
         pairs = zip(found, begins, strict=True)
         ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
         return ms if method.readout == "m" else _relevance(tape, ms)
-    finally:
-        walk.reset()
 
 
 def _relevance(tape: Recorded, ms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -41,15 +41,16 @@ class Weights:
     def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """function(*sources), computed once for these sources and forgotten with them."""
         key = (name, *map(id, sources))
-        if key not in self._derived:
+        known = self._derived.get(key)  # another thread may take it out
+        if known is None:
             derived = self._derived
 
             def forget(_: Any) -> None:
                 derived.pop(key, None)
 
             alive = [weakref.ref(source, forget) for source in sources]
-            derived[key] = (function(*sources), alive)
-        return self._derived[key][0]
+            known = derived[key] = (function(*sources), alive)
+        return known[0]
 
 
 def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:

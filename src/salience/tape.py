@@ -179,12 +179,13 @@ class Tape:
         if method.rules or method.input_rule is not None:
             return walk_back(self, method, parameters, gradient)
         # methods without rules differ in their read-out alone
-        if self._plain is None or not torch.equal(self._plain[0], gradient):
+        plain = self._plain  # another thread may replace it
+        if plain is None or not torch.equal(plain[0], gradient):
             bare = replace(method, readout="m")
-            self._plain = (gradient, walk_back(self, bare, parameters, gradient))
+            plain = self._plain = (gradient, walk_back(self, bare, parameters, gradient))
         if method.readout == "m":
-            return tuple(m.clone() for m in self._plain[1])
-        return tuple(m * leaf.tensor for m, leaf in zip(self._plain[1], self.leaves, strict=True))
+            return tuple(m.clone() for m in plain[1])
+        return tuple(m * leaf.tensor for m, leaf in zip(plain[1], self.leaves, strict=True))
 
 
 def _total(maps: tuple[Tensor, ...]) -> Tensor:

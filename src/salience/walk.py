@@ -9,7 +9,9 @@ What flows back is the multiplier m; relevance is R = a * m at an activation a.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -17,15 +19,28 @@ from torch import Tensor
 
 
 class Walk:
-    """What backward means at this moment: the active rules, and the relevance they handed back."""
+    """What backward means at this moment: the active rules, and the relevance they handed back.
+
+    All sites of a tape look here, on the threads of autograd too, so that a tape is walked by one
+    thread at a time: `alone` makes others wait.
+    """
 
     def __init__(self) -> None:
         self.rules: dict[str, Callable[[Any, Tensor], Tensor]] = {}
         self.input_rule: Callable[[Any, Tensor], Tensor | None] | None = None
         self.relevance: list[tuple[int, Tensor]] = []  # at numbered values
+        self._lock = RLock()
 
-    def reset(self) -> None:
-        self.rules, self.input_rule, self.relevance = {}, None, []
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A walk of this thread's own; one that it is in the middle of goes on afterwards."""
+        with self._lock:
+            before = self.rules, self.input_rule, self.relevance
+            self.rules, self.input_rule, self.relevance = {}, None, []
+            try:
+                yield
+            finally:
+                self.rules, self.input_rule, self.relevance = before
 
 
 class Ruled(torch.autograd.Function):
