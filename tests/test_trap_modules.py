@@ -112,9 +112,12 @@ def test_a_feature_kept_on_the_model_between_calls():
 
     x, model, plain = images(), Caching(), Caching()
     for _ in range(3):
+        kept = model.features
         tape = salience.record(model, x)
+        assert model.features is kept  # a pass takes back what it leaves on a model
         assert torch.equal(tape.output, plain(x))
         close(tape.explain("gradient", target=1), tape.explain("gradient", target=1))
+        model(x)
 
 
 # ---------------------------------------------------------------- the caller's surroundings

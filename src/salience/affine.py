@@ -63,7 +63,7 @@ def _constant(value: Any, a: Tensor) -> Tensor | None:
     """A finite constant that broadcasts against a, as a tensor."""
     if isinstance(value, bool | complex) or not isinstance(value, Tensor | int | float):
         return None
-    constant = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else a.dtype)
+    constant = value if isinstance(value, Tensor) else a.new_full((), value)
     if not (constant.is_floating_point() and a.is_floating_point()) or constant.ndim > a.ndim:
         return None
     pairs = zip(constant.shape[::-1], a.shape[::-1], strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience.beside import copy_of
 from salience.errors import SalienceError, expected, unknown
 from salience.linear import Weights
 from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
@@ -111,18 +111,15 @@ def _copy_with(
             "expected a torch.nn.Module, whose copy can be given random weights; got a function. "
             "Wrap it in a module, or use single-pass methods."
         )
-    randomised = copy.deepcopy(model)
-    named = dict(randomised.named_parameters())
-    unknown = [n for v in changed if (n := tape.trace.parameters[v]) not in named]
+    named = dict(model.named_parameters())
+    weights = {tape.trace.parameters[value]: drawn for value, drawn in changed.items()}
+    unknown = weights.keys() - named.keys()
     if unknown:
         raise SalienceError(
             "expected parameters that are registered with the model where it must run again; got "
             f"{len(unknown)} that are not. Assign them as torch.nn.Parameter to the module."
         )
-    with torch.no_grad():
-        for value, parameter in changed.items():
-            named[tape.trace.parameters[value]].copy_(parameter)
-    return randomised
+    return copy_of(model, weights)
 
 
 def _statistics(

@@ -15,7 +15,12 @@ from salience.inputs import ALONE, Leaf, parts_of, per_sample, samples_of, tenso
 
 
 def check_model(model: Callable[..., Any]) -> None:
-    """Raise unless the model is callable and in eval mode."""
+    """Raise unless the model is callable and in eval mode, and torch.func does not watch."""
+    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+        raise expected(
+            "a call outside of vmap, grad and jvp", "one inside of them",
+            "Call salience on the whole batch; it takes gradients of its own.",
+        )  # fmt: skip
     if not callable(model):
         raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
     if isinstance(model, nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from salience.randomize import stream
+from salience.randomize import normal, stream
 
 POSITIVE_METHOD, RANDOM_MAP = "gradient", "random_map"
 NEGATIVE, FLOOR = "negative control", "floor control"
@@ -27,7 +27,6 @@ def unchanging(x: Tensor) -> dict[str, Tensor]:
 def random_maps(x: Tensor, seed: int, repeat: int, first: int) -> Tensor:
     """Noise shaped like x; sample i of the study has its own stream, whatever its batch."""
     draws = [
-        torch.randn(x.shape[1:], generator=stream(seed, _RANDOM_MAPS, repeat, first + i))
-        for i in range(len(x))
+        normal(x.shape[1:], stream(seed, _RANDOM_MAPS, repeat, first + i)) for i in range(len(x))
     ]
     return torch.stack(draws).to(x) if draws else torch.empty_like(x)

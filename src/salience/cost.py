@@ -11,9 +11,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from salience import inputs
+from salience.beside import copy_of, generators_kept
 from salience.errors import SalienceError, SalienceWarning
 from salience.memory import in_parts, ran_out_of_memory
 from salience.methods import Method, find
@@ -50,7 +51,7 @@ def in_gradients(
     target  as for `randomization_test`, about all inputs
     """
     device, count = inputs.tensors_of(x)[0].device, inputs.samples_of(x)
-    now = partial(_now, device)
+    now, copied = partial(_now, device), model
 
     def measure(part: slice) -> list[float]:
         here = some(x, part)
@@ -58,7 +59,7 @@ def in_gradients(
 
         def gradient(x: Any) -> Any:
             leaves = inputs.each(_leaf, x)
-            made = select_output(inputs.call(model, inputs.each(Tensor.clone, leaves)), output)
+            made = select_output(inputs.call(copied, inputs.each(Tensor.clone, leaves)), output)
             wanted = rows_of(target, slice(0, inputs.samples_of(x)), total, made)
             scalar = resolve(wanted, made.detach())
             floating = [t for t in inputs.tensors_of(leaves) if t.requires_grad]
@@ -78,6 +79,11 @@ def in_gradients(
         return [_seconds(partial(one_map, method), now) / unit for method in methods]
 
     with _aside(device):
+        if isinstance(model, nn.Module):  # its own forward may write buffers
+            try:
+                copied = copy_of(model)
+            except SalienceError:
+                return [float("nan")] * len(methods)
         part = -(-count // QUARTER)
         return next(in_parts(measure, part, part))[1]
 
@@ -91,7 +97,7 @@ def _aside(device: torch.device) -> Iterator[None]:
     """Where no generator moves, gradients are on, and warnings are left to the maps themselves."""
     with (
         warnings.catch_warnings(),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        generators_kept(device),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):

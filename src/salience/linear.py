@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from salience.beside import version_of
+
 Backward = Callable[[Tensor], Tensor]
 # What was computed from activations once and serves every rule; no reference back to its site, so
 # that a dropped tape is freed at once.
@@ -29,13 +31,15 @@ class Weights:
 
     def frozen(self, parameter: Tensor) -> Tensor:
         """The parameter without its gradient; the same object as long as it is not changed."""
-        known = self._frozen.get(id(parameter))
-        if known is not None and known[1] == parameter._version:
+        known, version = self._frozen.get(id(parameter)), version_of(parameter)
+        if known is not None and known[1] == version:
             return known[2]
         if known is not None:
             self._derived.clear()
         frozen = parameter.detach()
-        self._frozen[id(parameter)] = (parameter, parameter._version, frozen)
+        if frozen.is_inference():  # autograd cannot save it
+            frozen = frozen.clone()
+        self._frozen[id(parameter)] = (parameter, version, frozen)
         return frozen
 
     def derive(self, name: str, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ weights are one stage.
 
 from __future__ import annotations
 
-import copy
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience.beside import copy_of, generators_kept
 from salience.errors import SalienceError, unknown
 from salience.trace import Operation, Trace
 
@@ -88,6 +89,11 @@ def stream(seed: int, *path: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
+def normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of a CPU generator, whatever torch's defaults are."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def random_weights(
     model: object, trace: Trace, stage: Stage, place: tuple[int, ...], weights: str = "own"
 ) -> dict[int, Tensor]:
@@ -116,12 +122,13 @@ def random_weights(
 
 def _normal(parameter: Tensor, generator: torch.Generator) -> Tensor:
     spread = parameter.std(correction=0) if parameter.numel() > 1 else parameter.abs().sum()
-    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+    noise = normal(parameter.shape, generator).to(parameter)
     return parameter.mean() + spread * noise
 
 
 def _permuted(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+    order = torch.randperm(parameter.numel(), generator=generator, device="cpu")
+    order = order.to(parameter.device)
     return parameter.flatten()[order].view_as(parameter)
 
 
@@ -137,11 +144,14 @@ def _reset_layers(model: nn.Module, stage: Stage, place: tuple[int, ...]) -> dic
         reset = reset or getattr(type(layer), "_reset_parameters", None)
         if reset is None:
             continue
-        layer = copy.deepcopy(layer).cpu()
+        layer = copy_of(layer, dict(layer.named_parameters())).cpu()
         before = {name: (p._version, p.detach().clone()) for name, p in layer.named_parameters()}
         # initialisers draw from the global generator, which is put back as it was
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(stream(*place, number, 1).initial_seed())
+        with generators_kept(torch.device("cpu")), torch.no_grad():
+            seed = stream(*place, number, 1).initial_seed()
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
             reset(layer)
         prefix = f"{owner}." if owner else ""
         for name, p in layer.named_parameters():

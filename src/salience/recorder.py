@@ -132,7 +132,7 @@ class Recorder(TorchFunctionMode):
             return self.weights.frozen(tensor)
         if tensor.requires_grad:  # made by a function that the mode does not see
             self._record_opaque(tensor)
-        return tensor
+        return self.weights.frozen(tensor) if tensor.is_inference() else tensor
 
     def _freeze(self, parameter: Tensor) -> Tensor:
         frozen = self.weights.frozen(parameter)

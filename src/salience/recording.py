@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from salience import inputs, targets
+from salience.beside import as_it_was, generators_kept, version_of
 from salience.checks import check_input, check_model, check_output, no_leaves
 from salience.errors import expected
 from salience.linear import Weights
@@ -38,8 +39,9 @@ def run_pass(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(_as_written(model))
+        stack.enter_context(generators_kept(device))
+        stack.enter_context(as_it_was(model))
+        stack.enter_context(_as_written())
         begin = recorder.start(x)
         outputs = _outputs(model, begin, recorder)
         output = recorder.finish(outputs, lambda outputs: targets.select_output(outputs, part))
@@ -47,12 +49,12 @@ def run_pass(
 
     module = model if isinstance(model, nn.Module) else None
     state = [*module.parameters(), *module.buffers()] if module else []
-    versions = [tensor._version for tensor in state]
+    versions = [version_of(tensor) for tensor in state]
     ends = (tuple(recorder.leaves), output)
     held = inputs.each(Tensor.detach, begin)
 
     def unchanged() -> None:
-        if versions != [tensor._version for tensor in state]:
+        if versions != [version_of(tensor) for tensor in state]:
             raise expected(
                 "the model as it was recorded", "one whose weights have changed since",
                 "Record it again.",
@@ -67,22 +69,10 @@ def run_pass(
     return Tape(held, ends, recorder.trace, recorder.walk, again, kept, unchanged)
 
 
-@contextmanager
-def _as_written(model: Callable[..., Any]) -> Iterator[None]:
-    """Run a model as it is written, not as it was compiled, and put its buffers back."""
+def _as_written() -> AbstractContextManager[Any]:
+    """Run models as they are written, not as they were compiled."""
     compiled = "torch._dynamo" in sys.modules
-    buffers = [
-        (module._buffers, dict(module._buffers))
-        for module in (model.modules() if isinstance(model, nn.Module) else ())
-        if module._buffers
-    ]
-    try:
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            yield
-    finally:
-        for now, before in buffers:
-            if any(now.get(name) is not tensor for name, tensor in before.items()):
-                now.update(before)
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:

@@ -132,14 +132,15 @@ def randomization_test(
     )
     size = batch_size or min(count, SAMPLES_PER_TAPE)
     study.keep_maps = min(keep_maps, count)
-    study.plan(x, stages if kind != "efficient" else 1)
-    study.measure_costs(x, size, target)
-    with _bar(progress, count * repeats * len(study.scored)) as bar:
+    with torch.inference_mode(False), torch.enable_grad():
+        study.plan(x, stages if kind != "efficient" else 1)
+        study.measure_costs(x, size, target)
+        with _bar(progress, count * repeats * len(study.scored)) as bar:
 
-        def run(part: slice) -> Scores:
-            return study.run(x, part, target, retarget, bar.update)
+            def run(part: slice) -> Scores:
+                return study.run(x, part, target, retarget, bar.update)
 
-        results = [result for _, result in in_parts(run, count, size)]
+            results = [result for _, result in in_parts(run, count, size)]
     return study.dataset(results, {**options, **provenance(model, x)})
 
 

@@ -164,8 +164,8 @@ class Tape:
 
     def _seed(self, scalar: targets.Scalar) -> tuple[Tensor, Tensor]:
         """The target's value (B,) and its gradient at the output."""
-        output = self.output.detach().requires_grad_()
         with torch.inference_mode(False), torch.enable_grad():
+            output = self.output.detach().requires_grad_()
             value = scalar(output)
             if not value.requires_grad:
                 raise expected("a target that depends on the output", "one that does not", "")

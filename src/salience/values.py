@@ -50,7 +50,11 @@ class Values:
         queue, seen, found = [tensor.grad_fn], set(), set()
         while queue:
             node = queue.pop()
-            if node in self._made:
+            known = getattr(node, "variable", None)  # where a graph begins
+            number = self.number(known) if known is not None else None
+            if number is not None and known is not None:
+                found.add((id(known), number))
+            elif node in self._made:
                 found.add(self._made[node])
             elif node is not None and node not in seen:
                 seen.add(node)
