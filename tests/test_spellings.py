@@ -212,6 +212,13 @@ AFFINE = {
     "four steps": (lambda net, x: net.one(x), in_four_steps),
     "bias after": (lambda net, x: bias_after(net.one, x), frozen),
     "bias behind a permutation": (lambda net, x: channels_last(net.one, x), in_four_steps),
+    "bias after calls that change nothing": (
+        lambda net, x: (
+            F.conv2d(x, net.one.weight, padding=1).to(x.dtype).contiguous().requires_grad_()
+            + net.one.bias.view(-1, 1, 1)
+        ),
+        in_four_steps,
+    ),
     "bias in place": (lambda net, x: in_place(net.one, x), lambda norm, x: norm(x)),
 }
 

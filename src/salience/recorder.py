@@ -347,6 +347,8 @@ class Recorder(TorchFunctionMode):
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
         if not picks:  # no tensor, or one of the operands itself
             return result
+        if depends and operation.site is None:
+            self.readers.consume(operands, None)
         operation.picks = picks
         operation.outputs = tuple(self.values.add(tensors[i]) for i in picks)
         if chosen and not depends:
@@ -404,7 +406,7 @@ class Recorder(TorchFunctionMode):
             name = self.trace.parameters.get(weight, "")  # type: ignore[arg-type]
             operation.site.layer = layer_of(operation, name, first, self._layers)
             self._layers += 1
-        if operation.depends:
+        if operation.depends and operation.site is not None:
             self.readers.consume(operands, operation.site)
         self.readers.keep(operands, operation.site)
         with unhooked():
