@@ -110,10 +110,10 @@ def _cancelled(positive: Tensor, lost: Tensor, relevance: Tensor, unclear: Tenso
     unclear  where z- was lost in rounding: 0, or all of |z m| is wrong. In float64 it is 0
     """
     eps = torch.finfo(lost.dtype).eps
-    wrong = _rows(positive * lost) * eps
+    wrong = torch.mul(positive, lost).mul_(eps)
     if eps > 1e-8:
-        wrong = wrong + _rows(relevance * unclear)
-    return bool((wrong > _rows(relevance) * max(8 * eps, 1e-10)).any())
+        torch.where(unclear, relevance, wrong, out=wrong)
+    return bool((_rows(wrong) > _rows(relevance) * max(8 * eps, 1e-10)).any())
 
 
 def _rows(values: Tensor) -> Tensor:
