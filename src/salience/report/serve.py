@@ -7,8 +7,10 @@ points its own name here (DNS rebinding) sees nothing.
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from salience.report import pixels
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     import xarray
 
 HOST = "127.0.0.1"
+_PATIENCE = 5  # seconds that a connection may say nothing
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True  # Ctrl-C waits for nobody
+    request_queue_size = 64  # a browser asks for many maps at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news; anything else is a bug, and printed."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 def server(
@@ -30,6 +43,7 @@ def server(
     """
     plan = pixels.whole(dataset) if "maps" in dataset else None
     page = render(dataset, extras, title, plan, embedded=False).encode()
+    reading = threading.Lock()  # netCDF's library is not made for threads
 
     def answer(path: str) -> tuple[bytes, str] | None:
         if path == "/":
@@ -41,11 +55,16 @@ def server(
         stage = int(found[3] or 0)
         if sample not in plan.samples or stage not in plan.stages:
             return None
-        if found[1]:
-            return pixels.input_block(dataset, sample, plan.inputs), "application/octet-stream"
-        return pixels.map_block(dataset, sample, stage, plan.size), "application/octet-stream"
+        with reading:
+            if found[1]:
+                block = pixels.input_block(dataset, sample, plan.inputs)
+            else:
+                block = pixels.map_block(dataset, sample, stage, plan.size)
+        return block, "application/octet-stream"
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _PATIENCE
+
         def do_GET(self) -> None:
             name = self.headers.get("Host", "").rsplit(":", 1)[0]
             found = answer(self.path) if name in (HOST, "localhost") else None
@@ -64,4 +83,4 @@ def server(
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the terminal is the user's."""
 
-    return HTTPServer((HOST, port), Handler)
+    return _Server((HOST, port), Handler)
