@@ -68,17 +68,58 @@ def test_several_outputs(tmp_path):
     torch.testing.assert_close(second, 2 * x.sum((2, 3)))
 
 
+class Written(nn.Module):
+    """Writes into a slice of its tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        h = torch.relu(self.conv(x))
+        h[:, :, 1:5, ::2] = 2 * h[:, :, 1:5, ::2]
+        return self.head(h.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """An LSTM or a GRU over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = self.kind(24, 6, batch_first=True, num_layers=2, bidirectional=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        rows = x.permute(0, 2, 1, 3).flatten(2)
+        return self.head(self.layer(rows)[0][:, -1])
+
+
+class Lstm(Recurrent):
+    kind = nn.LSTM
+
+
+class Gru(Recurrent):
+    kind = nn.GRU
+
+
+@pytest.mark.parametrize("kind", [Written, Lstm, Gru])
+def test_writes_and_recurrent_layers(tmp_path, kind):
+    net, x = make(kind, torch.float64), images(dtype=torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "opset 17", x)))
+    assert_same_maps(net, loaded, x)
+
+
 # -- operators: the vectors that ONNX itself tests with -------------------------------------------
 
 MODULES = """
 abs add argmax averagepool batch_normalization cast ceil celu clip concat constant constantofshape
 conv convtranspose cumsum depthtospace div dropout einsum elu equal erf exp expand flatten floor
-gather gatherelements gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
-groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
-leakyrelu less less_or_equal log logsoftmax lrn matmul max maxpool mean min mish mul neg pad pow
-prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
-reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round selu shape sigmoid
-sign size slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh tile
+gather gatherelements gathernd gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
+gru groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
+leakyrelu less less_or_equal log logsoftmax lrn lstm matmul max maxpool mean min mish mul neg pad
+pow prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
+reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round scatternd
+selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh tile
 transpose trilu unsqueeze upsample where
 """.split()
 # Cases of training, of a second output that is left out, and of empty or absent values.
