@@ -109,6 +109,54 @@ def test_writes_and_recurrent_layers(tmp_path, kind):
     assert_same_maps(net, loaded, x)
 
 
+def branching(file, on_values):
+    """relu(x) or 2 relu(x) summed over places: by the sizes of x, or by a value of it."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def node(kind, reads, writes, **settings):
+        return helper.make_node(kind, reads.split(), writes.split(), **settings)
+
+    def constant(name, value):
+        return numpy_helper.from_array(np.array(value), name)
+
+    def value(name, shape, kind=TensorProto.DOUBLE):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    shape = ("n", 3, "h", 8)
+    yes = helper.make_graph([node("Mul", "r two", "y1")], "yes", [], [value("y1", shape)],
+                            [constant("two", 2.0)])  # fmt: skip
+    no = helper.make_graph([node("Identity", "r", "y2")], "no", [], [value("y2", shape)])
+    height = [node("ReduceMax", "x", "m", keepdims=0), node("Greater", "m zero", "c")]
+    if not on_values:
+        height = [node("Shape", "x", "s", start=2, end=3), node("Squeeze", "s", "h"),
+                  node("Greater", "h eight", "c")]  # fmt: skip
+    nodes = [node("Relu", "x", "r"), *height,
+             node("If", "c", "y", then_branch=yes, else_branch=no),
+             node("ReduceSum", "y axes", "out", keepdims=0)]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [value("x", shape)], [value("out", ("n", 3))],
+        [constant("zero", 0.0), constant("eight", 8), constant("axes", [2, 3])],
+    )  # fmt: skip
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), file)
+    return str(file)
+
+
+@pytest.mark.parametrize(("height", "factor"), [(8, 1), (9, 2)])
+def test_if_takes_the_branch_that_the_shapes_tell(tmp_path, height, factor):
+    loaded = load_model(branching(tmp_path / "net.onnx", on_values=False))
+    x = torch.randn(2, 3, height, 8, dtype=torch.float64)
+    torch.testing.assert_close(loaded(x), factor * torch.relu(x).sum((2, 3)))
+    found = salience.explain(loaded, x, "gradient", target=1)["gradient"]
+    wanted = torch.zeros_like(x)
+    wanted[:, 1] = factor * (x[:, 1] > 0)
+    torch.testing.assert_close(torch.as_tensor(found), wanted)
+
+
+def test_if_on_the_values_of_the_input_is_refused(tmp_path):
+    with pytest.raises(salience.SalienceError, match="If whose condition is constant"):
+        load_model(branching(tmp_path / "net.onnx", on_values=True))
+
+
 # -- operators: the vectors that ONNX itself tests with -------------------------------------------
 
 MODULES = """
@@ -119,7 +167,8 @@ gru groupnormalization hardsigmoid hardswish identity instance_normalization lay
 leakyrelu less less_or_equal log logsoftmax lrn lstm matmul max maxpool mean min mish mul neg pad
 pow prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
 reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round scatternd
-selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh tile
+selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt squeeze
+sub sum tanh tile
 transpose trilu unsqueeze upsample where
 """.split()
 # Cases of training, of a second output that is left out, and of empty or absent values.
