@@ -130,6 +130,52 @@ def test_dynamic_sizes(tmp_path):
     assert torch.equal(loaded(other), Sizes()(other))
 
 
+class Casting(nn.Module):
+    """Casts to what a value is already; torch.export asserts their dtype and device."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        h = torch.relu(self.conv(x.to(self.conv.weight.dtype)))
+        h = h.to(torch.float64) if h.dtype == torch.float64 else h.float()
+        return self.head(h.mean((2, 3)).to(self.head.weight))
+
+
+class InstanceNorms(nn.Module):
+    """Normalises by each sample's own statistics, which eval mode does not change."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True)
+        self.conv2, self.norm2 = nn.Conv2d(8, 6, 3), nn.InstanceNorm2d(6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        h = torch.relu(self.norm(self.conv(x)))
+        return self.head(torch.relu(self.norm2(self.conv2(h))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Casting, InstanceNorms])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["dynamic", "decomposed", "fixed"])
+def test_casts_and_statistics_of_the_sample(tmp_path, kind, dtype, form):
+    net, x = make(kind, dtype), images(4, dtype)
+    loaded = load_model(str(export(net, tmp_path / "net.pt2", form, x)))
+    assert_same_maps(net, loaded, x)
+
+
+def test_a_cast_of_the_export_does_not_hold_the_network_to_its_dtype(tmp_path):
+    class Plain(nn.Module):
+        def forward(self, x):
+            return x.to(x.dtype).mean((2, 3))
+
+    loaded = load_model(str(export(Plain(), tmp_path / "net.pt2", "dynamic", images()))).double()
+    x = images(dtype=torch.float64)
+    torch.testing.assert_close(loaded(x).double(), x.mean((2, 3)), rtol=1e-6, atol=1e-6)
+
+
 # -- what is no model -----------------------------------------------------------------------------
 
 
@@ -140,6 +186,18 @@ class Dropping(nn.Module):
 
     def forward(self, x):
         return nn.functional.dropout(self.norm(x), 0.5, self.training).mean((2, 3))
+
+
+@pytest.mark.parametrize("form", ["dynamic", "decomposed"])
+@pytest.mark.parametrize("norm", [
+    nn.BatchNorm2d(3, track_running_stats=False),
+    nn.InstanceNorm2d(3, track_running_stats=True).train(),
+])  # fmt: skip
+def test_statistics_of_the_batch_and_updates_of_statistics_are_refused(tmp_path, norm, form):
+    net = nn.Sequential(norm, nn.Flatten(), nn.Linear(192, 5))
+    file = export(net, tmp_path / "net.pt2", form, images())
+    with pytest.raises(SalienceError, match=r"exported in eval mode; got .* in training mode"):
+        load_model(str(file))
 
 
 def test_training_mode_is_refused(tmp_path):

@@ -68,17 +68,107 @@ def test_several_outputs(tmp_path):
     torch.testing.assert_close(second, 2 * x.sum((2, 3)))
 
 
+class Written(nn.Module):
+    """Writes into a slice of its tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        h = torch.relu(self.conv(x))
+        h[:, :, 1:5, ::2] = 2 * h[:, :, 1:5, ::2]
+        return self.head(h.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """An LSTM or a GRU over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = self.kind(24, 6, batch_first=True, num_layers=2, bidirectional=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        rows = x.permute(0, 2, 1, 3).flatten(2)
+        return self.head(self.layer(rows)[0][:, -1])
+
+
+class Lstm(Recurrent):
+    kind = nn.LSTM
+
+
+class Gru(Recurrent):
+    kind = nn.GRU
+
+
+@pytest.mark.parametrize("kind", [Written, Lstm, Gru])
+def test_writes_and_recurrent_layers(tmp_path, kind):
+    net, x = make(kind, torch.float64), images(dtype=torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "opset 17", x)))
+    assert_same_maps(net, loaded, x)
+
+
+def branching(file, on_values):
+    """relu(x) or 2 relu(x) summed over places: by the sizes of x, or by a value of it."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def node(kind, reads, writes, **settings):
+        return helper.make_node(kind, reads.split(), writes.split(), **settings)
+
+    def constant(name, value):
+        return numpy_helper.from_array(np.array(value), name)
+
+    def value(name, shape, kind=TensorProto.DOUBLE):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    shape = ("n", 3, "h", 8)
+    yes = helper.make_graph([node("Mul", "r two", "y1")], "yes", [], [value("y1", shape)],
+                            [constant("two", 2.0)])  # fmt: skip
+    no = helper.make_graph([node("Identity", "r", "y2")], "no", [], [value("y2", shape)])
+    height = [node("ReduceMax", "x", "m", keepdims=0), node("Greater", "m zero", "c")]
+    if not on_values:
+        height = [node("Shape", "x", "s", start=2, end=3), node("Squeeze", "s", "h"),
+                  node("Greater", "h eight", "c")]  # fmt: skip
+    nodes = [node("Relu", "x", "r"), *height,
+             node("If", "c", "y", then_branch=yes, else_branch=no),
+             node("ReduceSum", "y axes", "out", keepdims=0)]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [value("x", shape)], [value("out", ("n", 3))],
+        [constant("zero", 0.0), constant("eight", 8), constant("axes", [2, 3])],
+    )  # fmt: skip
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), file)
+    return str(file)
+
+
+@pytest.mark.parametrize(("height", "factor"), [(8, 1), (9, 2)])
+def test_if_takes_the_branch_that_the_shapes_tell(tmp_path, height, factor):
+    loaded = load_model(branching(tmp_path / "net.onnx", on_values=False))
+    x = torch.randn(2, 3, height, 8, dtype=torch.float64)
+    torch.testing.assert_close(loaded(x), factor * torch.relu(x).sum((2, 3)))
+    found = salience.explain(loaded, x, "gradient", target=1)["gradient"]
+    wanted = torch.zeros_like(x)
+    wanted[:, 1] = factor * (x[:, 1] > 0)
+    torch.testing.assert_close(torch.as_tensor(found), wanted)
+
+
+def test_if_on_the_values_of_the_input_is_refused(tmp_path):
+    with pytest.raises(salience.SalienceError, match="If whose condition is constant"):
+        load_model(branching(tmp_path / "net.onnx", on_values=True))
+
+
 # -- operators: the vectors that ONNX itself tests with -------------------------------------------
 
 MODULES = """
 abs add argmax averagepool batch_normalization cast ceil celu clip concat constant constantofshape
 conv convtranspose cumsum depthtospace div dropout einsum elu equal erf exp expand flatten floor
-gather gatherelements gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
-groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
-leakyrelu less less_or_equal log logsoftmax lrn matmul max maxpool mean min mish mul neg pad pow
-prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
-reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round selu shape sigmoid
-sign size slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh tile
+gather gatherelements gathernd gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
+gru groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
+leakyrelu less less_or_equal log logsoftmax lrn lstm matmul max maxpool mean min mish mul neg pad
+pow prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
+reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round scatternd
+selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt squeeze
+sub sum tanh tile
 transpose trilu unsqueeze upsample where
 """.split()
 # Cases of training, of a second output that is left out, and of empty or absent values.

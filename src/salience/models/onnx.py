@@ -12,6 +12,7 @@ from torch import nn
 
 from salience.errors import SalienceError, expected
 from salience.models.described import FileModel
+from salience.models.onnx_branches import graphs_of, refuse_conditions_on_values
 from salience.models.onnx_graph import DOMAINS, OnnxGraph
 from salience.models.onnx_operators import OPERATORS
 from salience.models.optional import need
@@ -58,6 +59,7 @@ def _network(onnx: Any, model: Any) -> nn.Module:
         names = ", ".join(item.name for item in inputs)
         raise expected("a network of one input", f"one of {len(inputs)} ({names})",
                        "Export a module that takes the image alone.")  # fmt: skip
+    refuse_conditions_on_values(graph, {inputs[0].name})
     network = OnnxGraph(graph, inputs[0].name, opset, values)
     held = inputs[0].type.tensor_type
     shape = None
@@ -68,12 +70,14 @@ def _network(onnx: Any, model: Any) -> nn.Module:
 
 
 def _refuse_unknown(graph: Any, opset: int) -> None:
-    known = OPERATORS.keys() | {"Constant"}
+    known = OPERATORS.keys() | {"Constant", "If"}
+    graphs = graphs_of(graph)
+    nodes = [node for each in graphs for node in each.node]
     unknown = Counter(
-        f"{node.domain}.{node.op_type}".lstrip(".") for node in graph.node
+        f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes
         if node.op_type not in known or node.domain not in DOMAINS
     )  # fmt: skip
-    if unknown or graph.sparse_initializer:
+    if unknown or any(each.sparse_initializer for each in graphs):
         names = ", ".join(str(name)[:80] for name in unknown) or "sparse weights"
         raise expected(
             "ONNX operators that torch has", names,
@@ -84,7 +88,7 @@ def _refuse_unknown(graph: Any, opset: int) -> None:
                        "Convert it: onnx.version_converter.convert_version.")  # fmt: skip
     if any(
         node.op_type == "BatchNormalization" and a.name == "training_mode" and a.i
-        for node in graph.node for a in node.attribute
+        for node in nodes for a in node.attribute
     ):  # fmt: skip
         raise expected("a network exported in eval mode", "BatchNormalization in training mode",
                        "Export it again after model.eval().")  # fmt: skip
@@ -94,8 +98,10 @@ def _inline(onnx: Any, model: Any, folder: Path) -> None:
     """Read what a model keeps in files beside it, from files inside its folder alone."""
     from onnx.external_data_helper import uses_external_data
 
-    tensors = [*model.graph.initializer]
-    tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    graphs = graphs_of(model.graph)
+    tensors = [item for graph in graphs for item in graph.initializer]
+    nodes = [node for graph in graphs for node in graph.node]
+    tensors += [a.t for node in nodes for a in node.attribute if a.HasField("t")]
     for tensor in tensors:
         if uses_external_data(tensor):
             tensor.raw_data = _external(tensor, folder)

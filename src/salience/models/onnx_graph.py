@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import expected
+from salience.models.onnx_branches import branch_runner, captured
 from salience.models.onnx_operators import OPERATORS, Operator
 from salience.models.onnx_patterns import whole_operations
 from salience.models.program import register
@@ -77,19 +78,25 @@ def _nodes(graph: Any, alive: set[str]) -> list[Node]:
 
     nodes: list[Node] = []
     alive = {*alive, ""}
-    whole = whole_operations(graph, alive)
+    kept = {name for node in graph.node for name in captured(node)}
+    whole = whole_operations(graph, alive | kept)
     for number, node in reversed(list(enumerate(graph.node))):
         pattern = whole.get(number, ())
         if pattern is None:
             continue
         attributes: dict[str, Any] = {}
         for item in node.attribute:
+            if item.HasField("g"):  # run by the branch runner below
+                continue
             held = helper.get_attribute_value(item)
             if hasattr(held, "raw_data"):
                 held = torch.from_numpy(np.array(numpy_helper.to_array(held)))
             attributes[item.name] = held.decode() if isinstance(held, bytes) else held
         run = OPERATORS.get(node.op_type, _constant)
         inputs = tuple(node.input)
+        if node.op_type == "If":
+            outer = captured(node)
+            run, inputs = branch_runner(node, outer, _nodes), (*inputs, *outer)
         if pattern:
             run, inputs = pattern
         done = tuple(sorted(set(inputs) - alive))

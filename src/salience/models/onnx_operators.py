@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from salience.models.onnx_recurrent import RECURRENT
 from salience.models.onnx_shapes import SHAPES, ints
 from salience.models.onnx_windows import WINDOWS
 
@@ -185,7 +186,7 @@ def _rms_normalization(given: Operands, a: Attributes, opset: int) -> Tensor:
 
 
 OPERATORS: dict[str, Operator] = {
-    **WINDOWS, **SHAPES,
+    **WINDOWS, **SHAPES, **RECURRENT,
     "Gemm": _gemm, "MatMul": _plain(torch.matmul), "Einsum": _einsum,
     "BatchNormalization": _batch_normalization, "LayerNormalization": _layer_normalization,
     "InstanceNormalization": _instance_normalization, "RMSNormalization": _rms_normalization,

@@ -102,6 +102,24 @@ def _gather_elements(given: Operands, a: Attributes, opset: int) -> Tensor:
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
+def _gather_nd(given: Operands, a: Attributes, opset: int) -> Tensor:
+    x, index = given  # index: (batch..., any..., k), of the first k dimensions after the batch
+    batch = a.get("batch_dims", 0)
+    own = [
+        torch.arange(x.shape[d], device=x.device).view(-1, *(1,) * (index.ndim - 2 - d))
+        for d in range(batch)
+    ]
+    return x[(*own, *index.unbind(-1))]
+
+
+def _scatter_nd(given: Operands, a: Attributes, opset: int) -> Tensor:
+    x, index, updates = given  # index: (any..., k), of the first k dimensions
+    kind = a.get("reduction", "none")
+    if kind not in ("none", "add"):
+        raise NotImplementedError(f"ScatterND that takes the {kind}")
+    return x.index_put(index.unbind(-1), updates, accumulate=kind == "add")
+
+
 def _expand(given: Operands, a: Attributes, opset: int) -> Tensor:
     sizes = torch.broadcast_shapes(given[0].shape, tuple(given[1].tolist()))
     return given[0].expand(sizes)
@@ -186,7 +204,8 @@ def _arg_extreme(name: str) -> Any:
 SHAPES = {
     "Reshape": _reshape, "Flatten": _flatten, "Transpose": _transpose, "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze, "Concat": _concat, "Split": _split, "Slice": _slice,
-    "Gather": _gather, "GatherElements": _gather_elements, "Expand": _expand, "Tile": _tile,
+    "Gather": _gather, "GatherElements": _gather_elements,
+    "GatherND": _gather_nd, "ScatterND": _scatter_nd, "Expand": _expand, "Tile": _tile,
     "Shape": _shape, "Size": _size, "Identity": _same, "Dropout": _dropout, "Cast": _cast,
     "CastLike": _cast_like, "ConstantOfShape": _constant_of_shape, "Range": _range,
     "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth, "Trilu": _triangle,

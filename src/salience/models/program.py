@@ -39,7 +39,8 @@ _ON_NUMBERS = {  # of dynamic sizes
     "torch.sym_max": max, "torch.sym_min": min, "torch.sym_int": int, "torch.sym_float": float,
     "torch.sym_not": operator.not_,
 }  # fmt: skip
-_TRAINING = ("training", "train", "use_input_stats")
+_TRAINING = ("training", "train")
+_ALONE = "torch.ops.aten._native_batch_norm_legit.no_stats"  # statistics of the input itself
 
 
 class Call(NamedTuple):
@@ -106,6 +107,9 @@ def register(module: nn.Module, name: str, tensor: Tensor) -> None:
 def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
     """The calls of a graph, in order.
 
+    Calls that return nothing and write nothing are left out: they hold the dtypes and devices of
+    the export against values that may have been moved since.
+
     Errors: SalienceError for operators that are not of torch's own library, that touch files, and
     for layers in training mode.
     """
@@ -119,14 +123,17 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
     calls: list[Call] = []
     alive = set(outputs)
     for node in reversed(graph["nodes"]):
-        _refuse_training(node)
+        function = _function(node["target"]) or len
+        if not node["outputs"] and not _writes(function):
+            continue
+        if node["target"] == _ALONE and _of_one(node, graph):
+            function = _instance_norm
+        else:
+            _refuse_training(node)
         given = [(i.get("kind", 1), i["name"], i["arg"]) for i in node["inputs"]]
         names = {n for _, _, argument in given for n in names_of(argument)}
         positional, keywords = _bound(node["target"], given)
-        call = Call(
-            _function(node["target"]) or len, positional, keywords, node["outputs"],
-            sorted(names - alive),
-        )  # fmt: skip
+        call = Call(function, positional, keywords, node["outputs"], sorted(names - alive))
         alive |= names
         calls.append(call)
     return calls[::-1]
@@ -156,10 +163,33 @@ def _bound(
     return positional, {name: argument for kind, name, argument in given if kind != 1}
 
 
+def _writes(function: Callable[..., Any]) -> bool:
+    return isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable
+
+
+def _of_one(node: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
+    """Whether a normalisation over the batch sees a batch of one: InstanceNorm is decomposed to
+    one over (1, B C, ...)."""
+    sizes = graph["tensor_values"][node["inputs"][0]["arg"]["as_tensor"]["name"]]["sizes"]
+    return sizes[0].get("as_int") == 1
+
+
+def _instance_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, *rest: float
+) -> tuple[Tensor, None, None]:
+    y = torch.instance_norm(x, weight, bias, None, None, True, *rest, cudnn_enabled=False)
+    return y, None, None
+
+
 def _refuse_training(node: Mapping[str, Any]) -> None:
-    for item in node["inputs"]:
-        if (item["name"] in _TRAINING and item["arg"].get("as_bool") is True) or (
-            item["name"] == "dropout_p" and item["arg"].get("as_float", 0) > 0
+    held = {item["name"]: item["arg"] for item in node["inputs"]}
+    updates = "as_none" not in held.get("running_mean", {"as_none": True})  # of its statistics
+    for name, argument in held.items():
+        on = argument.get("as_bool") is True
+        if (
+            (name in _TRAINING and on)
+            or (name == "use_input_stats" and on and updates)
+            or (name == "dropout_p" and argument.get("as_float", 0) > 0)
         ):
             raise expected(
                 "a network exported in eval mode",
