@@ -228,3 +228,35 @@ def test_a_users_input_rule_sees_a_folded_batch_norm_once():
     )
     tape = salience.record(Model(lambda p, x: tail(p, p.bn(p.conv1(x)))), images())
     close(tape.explain(flat, target=1), tape.explain("input_x_gradient", target=1))
+
+
+# ---------------------------------------------------------------- exported programs
+
+
+def exported(net: nn.Module) -> nn.Module:
+    return torch.export.export(net, (images(),)).module()
+
+
+def small() -> nn.Module:
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(64, 3)).double().eval()
+
+
+@pytest.mark.parametrize("method", SINGLE)
+def test_an_exported_program_has_no_mode(method: str):
+    net = small()
+    tape, reference = (salience.record(m, images()) for m in (exported(net), net))
+    close(tape.explain(method, target=1), reference.explain(method, target=1))
+
+
+def test_a_program_exported_in_training_mode_is_refused():
+    with pytest.raises(salience.SalienceError, match=r"before torch\.export\.export"):
+        salience.record(exported(small().train()), images())
+
+
+def test_a_traced_graph_has_the_modes_of_its_modules():
+    traced = torch.fx.symbolic_trace(small())
+    salience.record(traced, images())
+    traced.get_submodule("3").train()
+    with pytest.raises(salience.SalienceError, match="training mode in 3"):
+        salience.record(traced, images())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,43 @@ def check_model(model: Callable[..., Any]) -> None:
     if not callable(model):
         raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
     if isinstance(model, nn.Module):
-        training = [name or "the model" for name, m in model.named_modules() if m.training]
+        if trained := [node for module in model.modules() for node in _training_calls(module)]:
+            raise expected(
+                "a program exported in eval mode", f"training mode in {', '.join(trained[:3])}",
+                "Call model.eval() before torch.export.export.",
+            )  # fmt: skip
+        training = [name or "the model" for name, m in _running(model) if m.training]
         if training:
             raise expected(
                 "a model in eval mode", f"training mode in {', '.join(training[:3])}",
                 "Call model.eval() first: dropout and batch statistics have no fixed map.",
             )  # fmt: skip
+
+
+def _running(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose mode matters: of a graph, which cannot be set to eval mode once it is
+    exported, those that it calls."""
+    if isinstance(model, torch.fx.GraphModule):
+        called = {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
+        parts = [(target, model.get_submodule(target)) for target in sorted(called)]
+    elif type(model).__module__.startswith("torch.export."):  # checks of shapes
+        return
+    else:
+        yield name, model
+        parts = list(model.named_children())
+    for part, module in parts:
+        yield from _running(module, f"{name}.{part}" if name else part)
+
+
+def _training_calls(module: nn.Module) -> Iterator[str]:
+    """The calls of an exported graph that are in training mode by their own arguments."""
+    nodes = module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ()
+    for node in nodes:
+        schema = getattr(node.target, "_schema", None)
+        for i, argument in enumerate(schema.arguments if schema is not None else ()):
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            if argument.name in ("train", "training") and given is True:
+                yield node.name
 
 
 def check_input(model: Callable[..., Any], x: Any) -> None:
