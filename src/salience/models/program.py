@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
+from salience.models.admitted import check_arguments, operator_of, zeros
 
 DTYPES = dict(
     enumerate(
@@ -133,6 +134,9 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
         given = [(i.get("kind", 1), i["name"], i["arg"]) for i in node["inputs"]]
         names = {n for _, _, argument in given for n in names_of(argument)}
         positional, keywords = _bound(node["target"], given)
+        if isinstance(function, torch._ops.OpOverload):
+            check_arguments(function, positional, keywords)
+            function = zeros if function is torch.ops.aten.empty.memory_format else function
         call = Call(function, positional, keywords, node["outputs"], sorted(names - alive))
         alive |= names
         calls.append(call)
@@ -144,13 +148,7 @@ def _function(target: Any) -> Callable[..., Any] | None:
     if target in _ON_NUMBERS:
         return _ON_NUMBERS[target]
     match = re.fullmatch(r"torch\.ops\.aten\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", str(target))
-    if match is None or match[1].startswith("__"):
-        return None
-    found = getattr(getattr(torch.ops.aten, match[1], None), match[2], None)
-    if not isinstance(found, torch._ops.OpOverload):
-        return None
-    files = any(argument.name == "filename" for argument in found._schema.arguments)
-    return None if files or match[1] in ("set_", "_print", "set_data") else found
+    return operator_of(match[1], match[2]) if match else None
 
 
 def _bound(
@@ -216,9 +214,9 @@ def read(argument: dict[str, Any], values: Mapping[str, Any], device: torch.devi
         case "as_none":
             return None
         case "as_tensor":
-            return values[held["name"]]
+            return _tensor(values[held["name"]])
         case "as_tensors":
-            return [values[item["name"]] for item in held]
+            return [_tensor(values[item["name"]]) for item in held]
         case "as_optional_tensors":
             return [None if "as_none" in item else read(item, values, device) for item in held]
         case "as_int" | "as_float" | "as_bool" | "as_string":
@@ -226,12 +224,9 @@ def read(argument: dict[str, Any], values: Mapping[str, Any], device: torch.devi
         case "as_ints" | "as_floats" | "as_bools" | "as_strings":
             return [float(item) for item in held] if kind == "as_floats" else held
         case "as_sym_int" | "as_sym_float" | "as_sym_bool":
-            (number,) = held.values()
-            return values[number] if "as_name" in held else number
+            return _number(held, values)
         case "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
-            return [
-                values[i["as_name"]] if "as_name" in i else next(iter(i.values())) for i in held
-            ]
+            return [_number(item, values) for item in held]
         case "as_scalar_type":
             return DTYPES[held]
         case "as_memory_format":
@@ -241,6 +236,20 @@ def read(argument: dict[str, Any], values: Mapping[str, Any], device: torch.devi
         case "as_device":
             return device  # where the network is now
     raise unsupported(kind.removeprefix("as_"))
+
+
+def _tensor(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        raise unsupported("a number in a tensor's place")
+    return value
+
+
+def _number(held: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    ((form, number),) = held.items()
+    value = values[number] if form == "as_name" else number
+    if not isinstance(value, int | float | torch.SymInt | torch.SymFloat | torch.SymBool):
+        raise unsupported("a tensor in the place of a number")
+    return value
 
 
 def _assign(outputs: list[dict[str, Any]], result: Any, values: dict[str, Any]) -> None:
