@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from salience.errors import SalienceError, expected
 from salience.explaining import ERRORS
+from salience.report.guard import look_at, text_of
 
 if TYPE_CHECKING:
     import xarray
@@ -37,21 +38,50 @@ def open_study(path: Path) -> Stored:
     """
     file = _file_of(Path(path))
     try:
-        if file.suffix == ".npz":
-            return Stored(_maps_file(file))
-        import xarray
-
-        opened = xarray.open_zarr(file, consolidated=False) if file.is_dir() else None
-        dataset = xarray.open_dataset(file, engine="netcdf4") if opened is None else opened
+        look_at(file)
+        dataset = _opened(file)
     except SalienceError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        cure = "Run salience check again, and give its folder."
-        raise expected(f"a study in {file}", f"{type(error).__name__}: {error}", cure) from None
-    if "maps" not in dataset and not {"method", "stage"} <= set(dataset.dims):
-        cure = "Give the folder that salience check wrote."
-        raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
-    return Stored(dataset, _told(file.with_name("verdicts.json"), dataset).get("score"))
+    except Exception as error:  # reading alone: a damaged file raises anything in any library
+        raise _no_study(file, error) from None
+    try:
+        if "maps" not in dataset and not {"method", "stage"} <= set(dataset.dims):
+            cure = "Give the folder that salience check wrote."
+            raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
+        _read_once(file, dataset)
+        return Stored(dataset, _score_of(file.with_name("verdicts.json"), dataset))
+    except SalienceError:
+        dataset.close()
+        raise
+
+
+def _opened(file: Path) -> xarray.Dataset:
+    import xarray
+
+    if file.suffix == ".npz":
+        return _maps_file(file)
+    if file.suffix == ".zarr":
+        return xarray.open_zarr(file, consolidated=False, zarr_format=3)
+    return xarray.open_dataset(file, engine="netcdf4")
+
+
+def _no_study(file: Path, error: Exception) -> SalienceError:
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    cure = "Run salience check again, and give its folder."
+    return expected(f"a study in {file}", f"{type(error).__name__}: {why}", cure)
+
+
+def _read_once(file: Path, dataset: xarray.Dataset) -> None:
+    """Every value, a method's at a time: damage is found here, and not in the middle of a page."""
+    try:
+        for name, held in dataset.variables.items():
+            if held.ndim < 3:
+                dataset[name].load()
+                continue
+            for row in range(held.shape[0]):
+                _ = held[row].values
+    except Exception as error:  # as above
+        raise _no_study(file, error) from None
 
 
 def _file_of(path: Path) -> Path:
@@ -66,12 +96,20 @@ def _file_of(path: Path) -> Path:
     )  # fmt: skip
 
 
-def _told(file: Path, dataset: xarray.Dataset) -> dict[str, Any]:
+def _score_of(file: Path, dataset: xarray.Dataset) -> str | None:
+    """The score that verdicts.json is about, where it belongs to the dataset."""
     if not file.exists():
-        return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
-    same = told.get("model_fingerprint") == dataset.attrs.get("model_fingerprint")
-    return told if same else {}
+        return None
+    try:
+        told = json.loads(text_of(file))
+        same = told.get("model_fingerprint") == dataset.attrs.get("model_fingerprint")
+        score = told.get("score")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        cure = "Run salience check again, or take the file away."
+        raise expected(f"verdicts in {file}", f"{type(error).__name__}: {error}", cure) from None
+    if not isinstance(score, str | None):
+        raise expected(f"the name of a score in {file}", repr(score), "Run salience check again.")
+    return score if same else None
 
 
 def _maps_file(file: Path) -> xarray.Dataset:

@@ -1,0 +1,187 @@
+"""What a stored result may be made of, looked at before any of it is opened.
+
+A page is made to be sent on: a result that somebody else wrote must not be able to put other files
+of this machine into it, to run a filter or codec that is not listed here, or to claim more memory
+than its own size accounts for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
+_REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
+_CODECS = {"bytes", "vlen-utf8", "zstd", "gzip", "crc32c"}
+_TYPES = {"bool", "string", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
+          *(f"float{b}" for b in (16, 32, 64))}  # fmt: skip
+_STRING = 1024  # bytes that one string counts for, since its length is not declared
+_ROOM, _RATIO = 2**30, 20  # bytes that any file may declare, and beyond that in its own sizes
+_LARGEST_JSON = 2**26
+_MOST_FILES = 10**6
+
+
+def look_at(file: Path) -> None:
+    """Raise ValueError for a stored result that is more than plain arrays of its own.
+
+    file  study.nc, study.zarr or maps.npz
+    """
+    if file.suffix == ".zarr":
+        _zarr(file)
+    elif file.suffix == ".npz":
+        _npz(file, _regular(file))
+    else:
+        _hdf5(file, _regular(file))
+
+
+def text_of(file: Path) -> str:
+    """What a regular file of JSON holds, unless it is too large to be one."""
+    size = _regular(file)
+    if size > _LARGEST_JSON:
+        raise ValueError(f"{file.name} has {size} bytes, more than a description needs")
+    return file.read_text(encoding="utf-8")
+
+
+def _regular(file: Path) -> int:
+    """The size of a file that is neither a link nor a pipe or device."""
+    found = os.lstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a link to elsewhere" if stat.S_ISLNK(found.st_mode) else "not a regular file"
+        raise ValueError(f"{file.name} is {kind}")
+    return found.st_size
+
+
+def _bounded(declared: int, size: int) -> None:
+    if declared > max(_ROOM, _RATIO * size):
+        raise ValueError(f"{size} bytes that declare {declared} bytes of arrays")
+
+
+def _hdf5(file: Path, size: int) -> None:
+    """Arrays beside each other, whose bytes are in this file."""
+    import h5py
+
+    total = 0
+    with h5py.File(file, "r") as held:
+        _attributes("the file", held)
+        for name in map(str, held):
+            # by the link first: asking for the object would follow it
+            if not isinstance(held.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{name} is a link to elsewhere")
+            item: Any = held[name]
+            if not isinstance(item, h5py.Dataset):  # nothing below the root: no loops of links
+                raise ValueError(f"{name} is no array, which alone a study holds")
+            if item.external or item.is_virtual:
+                raise ValueError(f"{name} is kept in another file")
+            made = item.id.get_create_plist()
+            filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
+            if filters - _FILTERS:
+                raise ValueError(f"{name} needs the filters {sorted(filters - _FILTERS)}")
+            text = h5py.check_string_dtype(item.dtype) is not None
+            if not text and item.dtype.kind not in "fiub":
+                raise ValueError(f"{name} holds neither numbers nor text, but {item.dtype}")
+            width = max(_STRING, item.dtype.itemsize) if text else item.dtype.itemsize
+            whole = zip(item.shape or (), item.chunks or item.shape or (), strict=True)
+            total += width * math.prod(max(n, chunk) for n, chunk in whole)
+            _attributes(name, item)
+    _bounded(total, size)
+
+
+def _attributes(name: str, item: Any) -> None:
+    from h5py import h5t
+
+    for key in item.attrs:
+        kind = item.attrs.get_id(key).get_type().get_class()
+        plain = kind in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
+        if not plain and key not in _REFERRING:
+            raise ValueError(f"the attribute {key} of {name} is neither numbers nor text")
+
+
+def _zarr(folder: Path) -> None:
+    """A group of arrays of Zarr 3, whose chunks are files of this folder."""
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise ValueError(f"{folder.name} is no folder, or a link to one")
+    size = 0
+    nodes: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for count, parts in enumerate(_below(folder)):
+        file = folder.joinpath(*parts)
+        size += _regular(file)
+        if count > _MOST_FILES:
+            raise ValueError(f"more than {_MOST_FILES} files")
+        if parts[-1] == "zarr.json" and len(parts) <= 2:
+            nodes[parts[:-1]] = json.loads(text_of(file))
+        elif len(parts) < 2 or parts[1] != "c" or not all(map(_number, parts[2:])):
+            raise ValueError(f"{'/'.join(parts)} is no part of a store of Zarr 3")
+    if () not in nodes:
+        raise ValueError("no zarr.json of Zarr 3")
+    _bounded(sum(_node("/".join(at) or "the store", node) for at, node in nodes.items()), size)
+
+
+def _number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _below(folder: Path) -> Iterator[tuple[str, ...]]:
+    """The parts of every file's path; links, pipes and devices among them."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for at, folders, files in os.walk(folder, onerror=stop):  # links to folders are not followed
+        for name in folders:
+            if os.path.islink(os.path.join(at, name)):
+                raise ValueError(f"{name} is a link to elsewhere")
+        for name in files:
+            yield (*Path(at).relative_to(folder).parts, name)
+
+
+def _node(name: str, node: Any, deep: bool = False) -> int:
+    """The bytes that a node of Zarr declares; ValueError for more than a plain array or group."""
+    if not isinstance(node, Mapping) or node.get("zarr_format") != 3:
+        raise ValueError(f"{name} is not of Zarr 3")
+    if node.get("node_type") == "group":
+        inner = (node.get("consolidated_metadata") or {}).get("metadata") or {}
+        if deep and inner:
+            raise ValueError(f"{name} is a group in a group, which a study has not")
+        for key, held in inner.items():  # read by nobody here, and looked at by the library
+            _node(key, held, deep=True)
+        return 0
+    kind, shape = node["data_type"], node["shape"]
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise ValueError(f"{name} holds neither numbers nor text, but {kind}")
+    codecs = [c.get("name") if isinstance(c, Mapping) else c for c in node["codecs"]]
+    if alien := [str(codec) for codec in codecs if codec not in _CODECS]:
+        raise ValueError(f"{name} needs the codecs {alien}")
+    encoding, grid = node["chunk_key_encoding"], node["chunk_grid"]
+    slashed = (encoding.get("configuration") or {}).get("separator", "/") == "/"
+    if node.get("storage_transformers") or encoding["name"] != "default" or not slashed:
+        raise ValueError(f"{name} keeps its chunks in an unusual way")
+    chunks = grid["configuration"]["chunk_shape"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, *chunks)):
+        raise ValueError(f"{name} has the shape {shape} in chunks of {chunks}")
+    width = _STRING if kind == "string" else max(8, int("".join(filter(str.isdigit, kind)) or 8))
+    padded = math.prod(max(n, chunk) for n, chunk in zip(shape, chunks, strict=True))
+    return padded * (width if kind == "string" else width // 8)
+
+
+def _npz(file: Path, size: int) -> None:
+    """Arrays whose headers promise no more than their entries hold."""
+    total = 0
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            total += entry.file_size
+            _bounded(total, size)
+            with archive.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
+                read = {(1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
+                shape, _, kind = read[version](stream)
+            if kind.hasobject or math.prod(shape) * kind.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} holds objects, or less than it declares")

@@ -1,0 +1,229 @@
+"""Results that somebody else wrote: what they may not reach, run or claim."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+from report_pages import small_study
+
+from salience import SalienceError
+from salience.report.guard import look_at
+from salience.report.store import open_study
+from salience.results import _write
+
+SECRET = 0.123456789
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    study = small_study()
+    for name in ("study.nc", "study.zarr"):
+        _write(study, folder / name)
+    return folder
+
+
+@pytest.fixture
+def nc(stores: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(stores / "study.nc", tmp_path / "study.nc"))
+
+
+@pytest.fixture
+def zarr(stores: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stores / "study.zarr", tmp_path / "study.zarr"))
+
+
+def other(folder: Path) -> Path:
+    """A file outside of the study."""
+    file = folder / "elsewhere.h5"
+    with h5py.File(file, "w") as held:
+        held["secret"] = np.full((13,), SECRET)
+    return file
+
+
+def external(file: h5py.File, outside: Path) -> None:
+    raw = outside.with_suffix(".raw")
+    raw.write_bytes(np.full(13, SECRET).tobytes())
+    file.create_dataset("x", (13,), "f8", external=[(str(raw), 0, 104)])
+
+
+def virtual(file: h5py.File, outside: Path) -> None:
+    layout = h5py.VirtualLayout((13,), "f8")
+    layout[:] = h5py.VirtualSource(str(outside), "secret", (13,))
+    file.create_virtual_dataset("x", layout)
+
+
+def linked(file: h5py.File, outside: Path) -> None:
+    file["x"] = h5py.ExternalLink(str(outside), "secret")
+
+
+def soft(file: h5py.File, outside: Path) -> None:
+    file["x"] = h5py.SoftLink("/cost")
+
+
+def looped(file: h5py.File, outside: Path) -> None:
+    group = file.create_group("x")
+    group["again"] = group
+
+
+def scaled(file: h5py.File, outside: Path) -> None:
+    file.create_dataset("x", (13,), "f8", chunks=(13,), scaleoffset=2)
+
+
+def references(file: h5py.File, outside: Path) -> None:
+    file.create_dataset("x", (1,), h5py.ref_dtype)
+
+
+def huge(file: h5py.File, outside: Path) -> None:
+    file.create_dataset("x", (10**6, 10**6), "f8", chunks=(1000, 1000))
+
+
+def described(file: h5py.File, outside: Path) -> None:
+    file["cost"].attrs["x"] = np.zeros(1, [("a", "f8"), ("b", "i4")])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [external, virtual, linked, soft, looped, scaled, references, huge, described],
+    ids=lambda f: f.__name__,
+)
+def test_netcdf_that_is_more_than_its_own_arrays_is_refused(
+    nc: Path, tmp_path: Path, spoil: Callable[[h5py.File, Path], None]
+) -> None:
+    outside = other(tmp_path)
+    look_at(nc)
+    with h5py.File(nc, "a") as file:
+        spoil(file, outside)
+    with pytest.raises(SalienceError, match=r"expected a study in .*\bx\b|declare"):
+        open_study(nc)
+
+
+def edit(folder: Path, name: str, **changes: object) -> None:
+    file = folder / name / "zarr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def link_a_chunk(store: Path) -> None:
+    chunk = store / "cost" / "c" / "0"
+    chunk.rename(store.with_name("secret"))
+    chunk.symlink_to(store.with_name("secret"))
+
+
+def link_an_array(store: Path) -> None:
+    (store / "cost").rename(store.with_name("outside"))
+    (store / "cost").symlink_to(store.with_name("outside"))
+
+
+def pickled(store: Path) -> None:
+    """The array of Zarr 2 that ran code with numcodecs 0.16.1."""
+    shutil.rmtree(store / "role")
+    (store / "role").mkdir()
+    (store / "role" / ".zarray").write_text(json.dumps({
+        "zarr_format": 2, "shape": [13], "chunks": [13], "dtype": "|O", "order": "C",
+        "compressor": None, "fill_value": None,
+        "filters": [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}],
+    }))  # fmt: skip
+
+
+def unlisted(store: Path) -> None:
+    edit(store, "cost", codecs=[{"name": "numcodecs.pickle", "configuration": {}}])
+
+
+def sharded(store: Path) -> None:
+    edit(store, "cost", codecs=[{"name": "sharding_indexed", "configuration": {}}])
+
+
+def consolidated(store: Path) -> None:
+    array = json.loads((store / "cost" / "zarr.json").read_text()) | {"codecs": ["numcodecs.x"]}
+    edit(store, ".", consolidated_metadata={"kind": "inline", "metadata": {"cost": array}})
+
+
+def objects(store: Path) -> None:
+    edit(store, "cost", data_type={"name": "structured", "configuration": {}})
+
+
+def transformed(store: Path) -> None:
+    edit(store, "cost", storage_transformers=[{"name": "x"}])
+
+
+def unbounded(store: Path) -> None:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [10**12]}}
+    edit(store, "cost", shape=[10**12], chunk_grid=grid)
+
+
+def older(store: Path) -> None:
+    edit(store, "cost", zarr_format=2)
+
+
+def piped(store: Path) -> None:
+    os.mkfifo(store / "cost" / "c" / "1")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [link_a_chunk, link_an_array, pickled, unlisted, sharded, consolidated, objects, transformed,
+     unbounded, older, piped],
+    ids=lambda f: f.__name__,
+)  # fmt: skip
+def test_zarr_that_is_more_than_its_own_arrays_is_refused(
+    zarr: Path, spoil: Callable[[Path], None]
+) -> None:
+    look_at(zarr)
+    spoil(zarr)
+    with pytest.raises(SalienceError, match="expected a study in"):
+        open_study(zarr)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")  # of writing it
+def test_a_consolidated_store_and_an_array_of_fill_values_are_read(
+    stores: Path, tmp_path: Path
+) -> None:
+    with xarray.open_zarr(stores / "study.zarr", consolidated=False) as held:
+        held = held.load()
+    held["cost"] = held["cost"] * np.nan
+    held.drop_encoding().to_zarr(tmp_path / "study.zarr", consolidated=True, zarr_format=3)
+    with open_study(tmp_path).dataset as read:
+        assert np.isnan(read["cost"].values).all()
+        np.testing.assert_array_equal(read["maps"].values, held["maps"].values)
+
+
+@pytest.mark.parametrize("name", ["study.nc", "study.zarr", "maps.npz", "verdicts.json"])
+def test_a_link_in_the_place_of_a_result_is_refused(
+    stores: Path, tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if name == "verdicts.json":
+        shutil.copy(stores / "study.nc", tmp_path)
+        (outside / name).write_text("{}")
+    elif name == "maps.npz":
+        np.savez(outside / name, input=np.zeros((1, 2)), a=np.zeros((1, 2)), provenance="{}")
+    else:
+        (shutil.copytree if name == "study.zarr" else shutil.copy)(stores / name, outside / name)
+    (tmp_path / name).symlink_to(outside / name)
+    with pytest.raises(SalienceError, match="link"):
+        open_study(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "study.nc")
+    with pytest.raises(SalienceError, match="not a regular file"):
+        open_study(tmp_path)
+
+
+def test_maps_that_declare_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    header = str({"descr": "<f8", "fortran_order": False, "shape": (10**9,)}).ljust(117) + "\n"
+    raw = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(tmp_path / "maps.npz", "w") as archive:
+        archive.writestr("input.npy", raw)
+    with pytest.raises(SalienceError, match="less than it declares"):
+        open_study(tmp_path)
