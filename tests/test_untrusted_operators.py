@@ -9,9 +9,10 @@ from test_untrusted_files import MODEL, described, write
 
 from salience import SalienceError
 from salience.models import load_model
+from salience.models.admitted import picked
 
 REFUSED = """
-_reshape_alias.default as_strided.default as_strided_copy.default set_.source_Tensor resize_.default
+_reshape_alias.default as_strided_copy.default set_.source_Tensor resize_.default
 resize_as.default empty_strided.default new_empty.default empty_like.default relu.out add.out
 _softmax.out convolution_backward.default _softmax_backward_data.default native_batch_norm.out
 _print.default from_file.default save.default _foreach_add.List _pack_padded_sequence.default
@@ -93,3 +94,22 @@ def test_a_fresh_tensor_holds_zeros(tmp_path):
     x = images()
     loaded = load_model(str(export(Padded(), tmp_path / "net.pt2", "decomposed", x)))
     torch.testing.assert_close(loaded(x), Padded()(x))
+
+
+@pytest.mark.parametrize(("size", "stride", "offset"), [
+    ([2, 3], [3, 1], 0), ([3, 2], [1, 3], 0), ([2, 2], [2, 1], 1), ([4], [0], 5),
+    ([0, 3], [3, 1], 0),
+])  # fmt: skip
+def test_a_layout_of_a_tensors_own_entries(size, stride, offset):
+    x = torch.arange(6.0)
+    assert torch.equal(picked(x, size, stride, offset), x.as_strided(size, stride, offset))
+
+
+@pytest.mark.parametrize(("size", "stride", "offset"), [
+    ([2, 3], [3, 1], 1), ([2, 3], [4, 1], 0), ([7], [0], 0), ([2], [1], -1),
+    ([10**9, 10**9], [0, 0], 0),
+    ([2], [-1], 0), ([-1, -1], [1, 1], 0), ([2], [1, 1], 0),
+])  # fmt: skip
+def test_a_layout_beyond_a_tensor_is_refused(size, stride, offset):
+    with pytest.raises(SalienceError, match="inside of a tensor"):
+        picked(torch.arange(6.0), size, stride, offset)

@@ -7,7 +7,8 @@ odd, read files, give what memory happens to hold, or are drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -106,8 +107,9 @@ _MOST = 2**63
 
 def operator_of(name: str, overload: str) -> torch._ops.OpOverload | None:
     """torch.ops.aten.NAME.OVERLOAD, if a file may call it."""
-    if (name, overload) == ("empty", "memory_format"):
-        return torch.ops.aten.empty.memory_format  # called as zeros
+    for found in SAFE_FORMS:
+        if found.name() in (f"aten::{name}.{overload}", f"aten::{name}"):
+            return found
     if name not in _FUNCTIONAL and name not in _IN_PLACE:
         return None
     found = getattr(getattr(torch.ops.aten, name, None), overload, None)
@@ -127,6 +129,26 @@ def operator_of(name: str, overload: str) -> torch._ops.OpOverload | None:
 def zeros(*args: Any, **kwargs: Any) -> torch.Tensor:
     """aten.empty without what memory happens to hold; decomposed programs fill it by pieces."""
     return torch.ops.aten.empty.memory_format(*args, **kwargs).zero_()
+
+
+def picked(
+    x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> torch.Tensor:
+    """aten.as_strided of a tensor's own entries, as decomposed programs lay out pooled values."""
+    places = torch.full((), storage_offset or 0)
+    if len(size) != len(stride) or not 0 <= prod(size) <= x.numel() or min(size, default=0) < 0:
+        raise expected("a view inside of a tensor", f"as_strided to {list(size)}", "Export anew.")
+    for length, step in zip(size, stride, strict=True):
+        places = places.unsqueeze(-1) + torch.arange(length) * step
+    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < x.numel():
+        raise expected("a view inside of a tensor", "as_strided beyond its end", "Export anew.")
+    return x.reshape(-1)[places.to(x.device)]
+
+
+# Operators that a file may name and that run as something safer.
+SAFE_FORMS: dict[Any, Callable[..., torch.Tensor]] = {
+    torch.ops.aten.empty.memory_format: zeros, torch.ops.aten.as_strided.default: picked,
+}  # fmt: skip
 
 
 def _kind(item: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
-from salience.models.admitted import check_arguments, operator_of, zeros
+from salience.models.admitted import SAFE_FORMS, check_arguments, operator_of
 
 DTYPES = dict(
     enumerate(
@@ -136,7 +136,7 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
         positional, keywords = _bound(node["target"], given)
         if isinstance(function, torch._ops.OpOverload):
             check_arguments(function, positional, keywords)
-            function = zeros if function is torch.ops.aten.empty.memory_format else function
+            function = SAFE_FORMS.get(function, function)
         call = Call(function, positional, keywords, node["outputs"], sorted(names - alive))
         alive |= names
         calls.append(call)
