@@ -314,6 +314,19 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
+class Spelled(nn.Module):
+    """An activation and a bias by their parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 3, 3, bias=False), nn.Linear(27, 4)
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x).permute(0, 2, 3, 1) + self.bias
+        return self.last((h * torch.sigmoid(h)).flatten(1))
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 4)),
     "conv, relu": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(),
@@ -329,6 +342,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "pools": lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU6(), nn.MaxPool2d(2),
                                    nn.AvgPool2d(2), nn.Flatten(), nn.Linear(3, 4)),
     "messy": Messy,
+    "spelled out": Spelled,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ code, methods, reused modules, keyword calls. Three things happen to a call:
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -378,7 +379,7 @@ class Recorder(TorchFunctionMode):
         root, begin, kind, shifted = found
         (value,) = operation.outputs
         operation.kind, operation.root, operation.shares = kind, root, ()
-        function = partial(function_of, self.trace, value, root, {})
+        function = partial(function_of, weakref.proxy(self.trace), value, root, {})
         operation.site = ElementSite(self.walk, kind, function, True, shifted)
         self.readers.consume([begin], operation.site)
         if self.readers.kept is not None:

@@ -6,6 +6,7 @@ autograd graph and what was derived from their activations serve the new tape as
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -114,7 +115,7 @@ def _site(
         return None
     if operation.root is not None and isinstance(old, ElementSite):
         function = partial(
-            function_of, tape.trace, operation.outputs[0], operation.root, parameters
+            function_of, weakref.proxy(tape.trace), operation.outputs[0], operation.root, parameters
         )
         return ElementSite(tape.walk, old.kind, function, True, old.shifted)
     if isinstance(old, AffineSite):
