@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
 from salience.models.described import FileModel
-from salience.models.program import DTYPES, Program, calls_of, names_of, unsupported
+from salience.models.program import DTYPES, Program, calls_of, unsupported
 
 _SCHEMA = 8  # torch 2.8 and later
 _MOST = 2**25  # bytes of a description
@@ -128,38 +127,10 @@ def _network(archive: _Archive, file: Path) -> nn.Module:
     missing = [name for name in state.values() if name not in tensors]
     if missing:
         raise ValueError(f"{missing[0]} has no values")
-    graph = {**graph, "nodes": _silu_whole(graph["nodes"], outputs)}
     own = {name: tensors[name] for name in dict.fromkeys(state.values())}
     keys = _keys(module["module_call_graph"], len(outputs))
     network = Program(graph, x_name, state, own, outputs, keys)
     return FileModel(network.eval(), _shape(graph["tensor_values"][x_name]))
-
-
-def _silu_whole(nodes: list[dict[str, Any]], outputs: list[str]) -> list[dict[str, Any]]:
-    """The calls with x sigmoid(x) as SiLU, which a decomposed program has in two pieces.
-
-    Rules are about the whole: the product of the pieces would be taken for a gate.
-    """
-    reads = [names_of([item["arg"] for item in node["inputs"]]) for node in nodes]
-    readers = Counter(outputs)
-    for names in reads:
-        readers.update(names)
-    gates: dict[str, tuple[int, str]] = {}  # value -> the call that makes it, and of what
-    for number, node in enumerate(nodes):
-        if node["target"] == "torch.ops.aten.sigmoid.default" and len(reads[number]) == 1:
-            (x,) = reads[number]
-            gates[node["outputs"][0]["as_tensor"]["name"]] = number, x
-    whole = list(nodes)
-    for number, node in enumerate(nodes):
-        gate = next((name for name in reads[number] if name in gates and readers[name] == 1), None)
-        if gate is None or node["target"] != "torch.ops.aten.mul.Tensor":
-            continue
-        made, x = gates[gate]
-        if reads[number] == {x, gate}:
-            inputs = nodes[made]["inputs"]
-            whole[number] = {**node, "target": "torch.ops.aten.silu.default", "inputs": inputs}
-            whole[made] = {}
-    return [node for node in whole if node]
 
 
 def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from salience.errors import expected
 from salience.models.onnx_branches import branch_runner, captured
 from salience.models.onnx_operators import OPERATORS, Operator
-from salience.models.onnx_patterns import whole_operations
 from salience.models.program import register
 
 DOMAINS = ("", "ai.onnx")
@@ -78,12 +77,7 @@ def _nodes(graph: Any, alive: set[str]) -> list[Node]:
 
     nodes: list[Node] = []
     alive = {*alive, ""}
-    kept = {name for node in graph.node for name in captured(node)}
-    whole = whole_operations(graph, alive | kept)
     for number, node in reversed(list(enumerate(graph.node))):
-        pattern = whole.get(number, ())
-        if pattern is None:
-            continue
         attributes: dict[str, Any] = {}
         for item in node.attribute:
             if item.HasField("g"):  # run by the branch runner below
@@ -97,8 +91,6 @@ def _nodes(graph: Any, alive: set[str]) -> list[Node]:
         if node.op_type == "If":
             outer = captured(node)
             run, inputs = branch_runner(node, outer, _nodes), (*inputs, *outer)
-        if pattern:
-            run, inputs = pattern
         done = tuple(sorted(set(inputs) - alive))
         alive |= set(inputs)
         if node.op_type == "Split":
