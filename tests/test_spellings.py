@@ -13,6 +13,14 @@ import salience
 METHODS = [name for name, method in salience.methods.items() if method.run is None]
 ROOT = math.sqrt(2 / math.pi)
 
+
+def letting_go(x: Tensor) -> Tensor:
+    """leaky ReLU, by a program that keeps no value longer than it is read."""
+    above = F.relu(x)
+    x = F.relu(-x)
+    return above - 0.1 * x
+
+
 # the first spelling is torch's own
 ACTIVATIONS = {
     "silu": [F.silu, nn.SiLU(), lambda x: x * torch.sigmoid(x), lambda x: x / (1 + torch.exp(-x)),
@@ -36,7 +44,7 @@ ACTIVATIONS = {
     "mish": [F.mish, lambda x: x * F.softplus(x).tanh(),
              lambda x: x * torch.tanh(torch.log1p(torch.exp(x)))],
     "leaky_relu": [lambda x: F.leaky_relu(x, 0.1), lambda x: torch.where(x > 0, x, 0.1 * x),
-                   lambda x: torch.maximum(x, 0.1 * x), lambda x: F.relu(x) - 0.1 * F.relu(-x)],
+                   lambda x: torch.maximum(x, 0.1 * x), lambda x: F.relu(x) - 0.1 * F.relu(-x), letting_go],
     "elu": [F.elu, nn.ELU(), lambda x: torch.where(x > 0, x, torch.expm1(x)),
             lambda x: x.clamp(min=0) + (torch.exp(x) - 1).clamp(max=0)],
     "relu": [F.relu, nn.ReLU(), lambda x: x * (x > 0), lambda x: (x + x.abs()) / 2,

@@ -35,25 +35,37 @@ class Elements:
 
         operands  those that depend on the input, by their values
         """
-        if operation.kind == "detached" or operation.name not in ops.ELEMENTWISE or not operands:
-            return
-        if operation.name in ops.SHIFTS and is_affine(
-            operation, self._trace.dependent
-        ):  # a bias, of a linear map
-            return
-        shapes = {tensor.shape for tensor in operands.values()}
-        if not isinstance(result, Tensor) or shapes != {result.shape}:
-            return
-        dominator = self._common(list(operands))
+        dominator = self._dominator(operation, operands, result)
         if dominator is None:
+            self._let_go(operands)
             return
         (value,) = operation.outputs
         self._trace.dominators[value] = dominator
         self._depth[value] = self._depth.get(dominator, 0) + 1
         self._tensors.update(operands)
         self._tensors[value] = result
-        if operation.kind != "relu":  # whose input no rule needs
-            setattr(result, _HOLDS, list(operands.values()))
+        setattr(result, _HOLDS, list(operands.values()))
+
+    def _dominator(
+        self, operation: Operation, operands: Mapping[int, Tensor], result: Any
+    ) -> int | None:
+        """The value that the result of a call is made of element by element."""
+        if operation.kind == "detached" or operation.name not in ops.ELEMENTWISE or not operands:
+            return None
+        if operation.name in ops.SHIFTS and is_affine(
+            operation, self._trace.dependent
+        ):  # a bias, of a linear map
+            return None
+        shapes = {tensor.shape for tensor in operands.values()}
+        if not isinstance(result, Tensor) or shapes != {result.shape}:
+            return None
+        return self._common(list(operands))
+
+    def _let_go(self, operands: Mapping[int, Tensor]) -> None:
+        """Forget the inputs of ReLUs, which no rule needs, when their outputs are used up."""
+        for value, tensor in operands.items():
+            if value in self._trace.dominators and self._trace.producers[value].kind == "relu":
+                vars(tensor).pop(_HOLDS, None)
 
     def _common(self, values: list[int]) -> int | None:
         """The nearest value that all of these are made of, or are."""
