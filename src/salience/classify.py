@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import isinf
 from typing import Any
 
 import torch
@@ -65,6 +66,12 @@ def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     given = [t for t in tensors if depends(t)]
     whole = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in given)
     return name in ops.SELECTIONS and bool(tables) and whole
+
+
+def asks_finiteness(name: str, args: Sequence[Any]) -> bool:
+    """Whether a call asks which values are infinite or no numbers: that gates no finite value."""
+    infinite = any(isinstance(arg, float) and isinf(arg) for arg in args)
+    return name in ops.FINITENESS or (name in ops.EQUALITIES and infinite)
 
 
 def gates(operation: Operation) -> bool:

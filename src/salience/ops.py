@@ -45,7 +45,8 @@ SHIFTED_ACTIVATIONS = frozenset(
 STRUCTURAL = frozenset(
     # shapes
     "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims t T mT "
-    "movedim moveaxis contiguous clone alias to type type_as float double half bfloat16 "
+    "numpy_T H mH matrix_H adjoint movedim moveaxis contiguous clone alias to type type_as float "
+    "double half bfloat16 "
     "expand expand_as broadcast_to repeat repeat_interleave tile cat concat concatenate stack "
     "hstack vstack dstack chunk split split_with_sizes tensor_split unbind unfold narrow select "
     "index_select __getitem__ gather take take_along_dim masked_select roll flip fliplr flipud "
@@ -90,6 +91,8 @@ INDEXINGS = frozenset(
 SELECTIONS = frozenset(
     "gather index_select take take_along_dim __getitem__ index embedding".split()
 )
+FINITENESS = frozenset("isfinite isinf isnan isneginf isposinf".split())
+EQUALITIES = frozenset("eq ne equal not_equal __eq__ __ne__".split())
 _PRODUCTS = frozenset(
     "mul multiply matmul mm bmm einsum tensordot bilinear dot vdot mv outer ger inner kron".split()
 )
@@ -137,7 +140,7 @@ ELEMENTWISE = (
 # Rearrangements of entries, through which a bias may be added later.
 LAYOUTS = frozenset(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims t T mT "
-    "movedim moveaxis contiguous clone to".split()
+    "numpy_T movedim moveaxis contiguous clone to".split()
 )
 # Functions with a kink, which a ReLU can be spelled with.
 KINKED = frozenset(

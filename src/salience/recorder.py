@@ -24,7 +24,15 @@ from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
 from salience.affine import step_of
-from salience.classify import classify, gates, layer_of, selects, stays_reciprocal, weight_of
+from salience.classify import (
+    asks_finiteness,
+    classify,
+    gates,
+    layer_of,
+    selects,
+    stays_reciprocal,
+    weight_of,
+)
 from salience.elementwise import Elements, function_of
 from salience.errors import expected
 from salience.expansion import past_dispatch
@@ -322,7 +330,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
         chosen = depends and selects(name, args, kwargs, self.values.depends)
-        depends = depends and not chosen
+        depends = depends and not chosen and not asks_finiteness(name, args)
         chosen = chosen or any(self.values.number(t) in self._chosen for t in operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
@@ -423,9 +431,9 @@ class Recorder(TorchFunctionMode):
         step = step_of(operation.name, args, kwargs, place, self.weights)
         if step is None or any(map(self._is_contracted, args)):
             return None
-        producer = self.trace.producers.get(self.values.number(args[place]))  # type: ignore[arg-type]
+        maker = self._maker(args[place])
         ruled = self.values.number(args[place]) in self._contracted and (
-            producer is None or producer.kind not in _SCALED_BY_ITSELF
+            maker is None or maker.kind not in _SCALED_BY_ITSELF
         )
         kind = "batch_norm" if operation.kind == "batch_norm" else "affine"
         operation.operands = (place,)
@@ -436,6 +444,14 @@ class Recorder(TorchFunctionMode):
             return None
         operation.kind = kind
         return site
+
+    def _maker(self, tensor: Tensor) -> Operation | None:
+        """The call that made the entries of a value, rearranged since or not."""
+        maker = self.trace.producers.get(self.values.number(tensor))  # type: ignore[arg-type]
+        while maker is not None and maker.kind == "structural" and maker.name in ops.LAYOUTS:
+            before = next((n for n in maker.inputs() if n in self.trace.dependent), -1)
+            maker = self.trace.producers.get(before)
+        return maker
 
     def _is_contracted(self, value: Any) -> bool:
         """Whether a constant is a linear map's result, as a recurrent layer's of its first state:

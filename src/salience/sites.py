@@ -186,7 +186,7 @@ class LinearSite:
         if self._bias is None or self._bias.ndim != 1 or self.layer.kind != "convolution":
             return self._bias
         shape = (-1, *(1,) * spatial)
-        return self._weights.derive("per channel", lambda b: b.view(shape), self._bias)
+        return self._weights.derive(f"per channel {spatial}", lambda b: b.view(shape), self._bias)
 
     def linear_map(self) -> LinearMap:
         """The map that rules see: with the shifts and scales that follow."""

@@ -44,10 +44,11 @@ index_add index_copy index_fill index_put index_select inner instance_norm inver
 kthvalue layer_norm lift_fresh_copy linalg_cross linalg_det linalg_diagonal linalg_inv
 linalg_matmul linalg_matrix_norm linalg_matrix_power linalg_norm linalg_solve linalg_vecdot
 linalg_vector_norm linear linspace log_softmax logcumsumexp logsumexp lstm lstm_cell
-masked_scatter masked_select matmul matrix_exp max max_pool1d max_pool2d max_pool2d_with_indices
+masked_scatter masked_select mH mT matmul matrix_H matrix_exp max max_pool1d max_pool2d
+max_pool2d_with_indices
 max_pool3d max_pool3d_with_indices mean median meshgrid min mm movedim mv narrow native_batch_norm
 native_channel_shuffle native_dropout native_group_norm native_layer_norm new_full new_ones
-new_zeros nonzero norm numel one_hot ones ones_like outer pad pairwise_distance permute
+new_zeros nonzero norm numel numpy_T one_hot ones ones_like outer pad pairwise_distance permute
 pixel_shuffle pixel_unshuffle polar prod real reflection_pad1d reflection_pad2d reflection_pad3d
 renorm repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape
 reshape_as resolve_conj resolve_neg rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell roll
@@ -145,10 +146,13 @@ def picked(
     return x.reshape(-1)[places.to(x.device)]
 
 
-# Operators that a file may name and that run as something safer.
+# Operators that a file may name and that run as something safer: a view that an export allowed for
+# fails in torch where values are laid out otherwise than it had guessed, as BatchNorm's are.
 SAFE_FORMS: dict[Any, Callable[..., torch.Tensor]] = {
-    torch.ops.aten.empty.memory_format: zeros, torch.ops.aten.as_strided.default: picked,
-}  # fmt: skip
+    torch.ops.aten.empty.memory_format: zeros,
+    torch.ops.aten.as_strided.default: picked,
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+}
 
 
 def _kind(item: Any) -> str:
