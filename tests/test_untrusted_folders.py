@@ -6,6 +6,8 @@ import importlib
 import io
 import json
 import socket
+import threading
+import tracemalloc
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 from salience import SalienceError
 from salience.cli import app
 from salience.models import load_model
+from salience.models.budget import no_larger_than
 from salience.models.optional import import_torchvision, need
 
 PICTURE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -251,6 +254,47 @@ def test_weights_of_other_shapes_are_told(changed):
         load_model(str(folder))
 
 
+# -- bombs ----------------------------------------------------------------------------------------
+
+BOMBS = [
+    ("vit", {"num_hidden_layers": 10**6}, "num_hidden_layers"),
+    ("vit", {"num_hidden_layers": 8000}, "larger one: more than 336 tensors"),
+    ("vit", {"hidden_size": 10**9}, "hidden_size"),
+    ("vit", {"hidden_size": 8000, "intermediate_size": 8000}, "larger one: more than"),
+    ("vit", {"hidden_size": 10**400}, "hidden_size"),
+    ("vit", {"image_size": 8192, "patch_size": 1}, "larger one: more than"),
+    ("vit", {"id2label": None, "num_labels": 10**8}, "num_labels"),
+    ("vit", {"id2label": {str(n): "x" for n in range(10**5)}}, "id2label"),
+    ("vit", {"id2label": None, "num_labels": -1}, "num_labels"),
+    ("clip", {"vision_config.num_hidden_layers": 8000}, "larger one: more than"),
+    ("swin", {"depths": [8000, 8000]}, "larger one: more than"),
+    ("swin", {"window_size": 8000}, "larger one: more than"),
+    ("swin", {"depths": [1] * 10**5}, "depths"),
+    ("beit", {"image_size": 8192, "patch_size": 8}, "larger one: more than"),
+    ("efficientnet", {"depth_coefficient": 1e300}, "depth_coefficient"),
+    ("efficientnet", {"depth_coefficient": 8000.0}, "larger one: more than"),
+    ("dinov2", {"mlp_ratio": 8000}, "larger one: more than"),
+    ("perceiver", {"num_latents": 8000, "d_latents": 8000}, "larger one: more than"),
+    ("timm_wrapper", {"architecture": "vit_base_patch16_224", "model_args": {"depth": 8000}},
+     "larger one: more than"),
+    ("timm_wrapper", {"model_args": {"in_chans": 10**7}}, "model_args.in_chans"),
+    ("timm_wrapper", {"num_classes": 10**8}, "num_classes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "fields", "message"), BOMBS, ids=lambda given: str(given)[:60])
+def test_a_network_larger_than_its_weights_is_refused(saved, changed, family, fields, message):
+    load_model(str(saved(family)))  # imports what the family needs
+    folder = changed(family, fields)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SalienceError, match=message):
+            load_model(str(folder))
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -292,3 +336,22 @@ def test_a_link_out_of_the_folder_is_refused(changed, tmp_path_factory, name):
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(SalienceError, match=f"{name}, a link to elsewhere"):
         load_model(str(folder))
+
+
+def test_a_budget_counts_one_thread_and_each_place_once():
+    with no_larger_than([(4, 4)], "it"):
+        layer = torch.nn.Linear(4, 4)
+        for _ in range(1000):
+            layer.weight = torch.nn.Parameter(torch.ones(4, 4))
+        worker = threading.Thread(
+            target=lambda: made.append(torch.nn.Linear(10**5, 10**5, device="meta"))
+        )
+        made = []
+        worker.start()
+        worker.join()
+        assert made
+        with pytest.raises(SalienceError, match=r"got it, which describes a larger one.* values"):
+            torch.nn.Linear(10**5, 10**5, device="meta")
+    with no_larger_than([(4, 4)], "it"), pytest.raises(SalienceError, match="258 tensors"):
+        [torch.nn.Linear(1, 1) for _ in range(1000)]
+    assert torch.nn.Linear(10**5, 10**5, device="meta").weight.numel() == 10**10

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
+from salience.models.budget import no_larger_than
 from salience.models.described import FileModel
 from salience.models.huggingface_fields import Described, described
 from salience.models.optional import import_torchvision, need
@@ -54,7 +55,8 @@ def load_folder(folder: Path) -> nn.Module:
     state = {  # copied: a network must not change with its file
         name: tensor.clone() for part in weights for name, tensor in read_safetensors(part).items()
     }
-    model = _quietly(transformers, architecture, state, folder)
+    with no_larger_than(shapes.values(), str(file)):
+        model = _quietly(transformers, architecture, state, folder)
     shape = (None, _channels(architecture, model), None, None)
     return FileModel(model.eval(), shape, call=_logits(model))
 
