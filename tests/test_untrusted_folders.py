@@ -254,6 +254,18 @@ def test_weights_of_other_shapes_are_told(changed):
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("version", ["1.0.15", "0.9.16"])
+def test_a_timm_that_unpickles_is_refused(saved, monkeypatch, version):
+    timm = need("timm", "tests", "pip install timm")
+    monkeypatch.setattr(timm, "__version__", version)
+    for spec in ("timm:test_resnet", str(saved("timm_wrapper"))):
+        with pytest.raises(SalienceError, match=rf"timm 1.0.16 or newer; got {version}.* -U 'sal"):
+            load_model(spec)
+    load_model(str(saved("vit")))  # needs no timm
+    monkeypatch.setattr(timm, "__version__", "1.0.16.dev0")
+    load_model(str(saved("timm_wrapper")))
+
+
 # -- bombs ----------------------------------------------------------------------------------------
 
 BOMBS = [
