@@ -242,7 +242,7 @@ def test_a_library_that_is_missing(tmp_path, monkeypatch, package, spec, cure):
     [
         ({}, "without config.json"),
         ({"config.json": "{"}, "broken"),
-        ({"config.json": "[]"}, "brings its own code"),
+        ({"config.json": "[]"}, "broken: no fields"),
         ({"config.json": "{}", "pytorch_model.bin": "x"}, "pytorch_model.bin; pickles.*refused"),
         ({"config.json": "{}"}, "got no weights"),
         ({"config.json": '{"auto_map": {"AutoModel": "evil.Evil"}}', "evil.py": "1/0"},

@@ -128,7 +128,8 @@ def test_the_logits_are_explained_where_a_dict_has_them_alone(transformers):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "broken or of another"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"),
+         "safetensors file; got .*broken"),
         (lambda folder: (folder / "config.json").write_text("{}"), "broken or of another kind"),
         (lambda folder: (folder / "config.json").write_text(
             (folder / "config.json").read_text().replace('"vit"', '"bert"')), "of another kind"),

@@ -1,4 +1,8 @@
-"""Image classifiers of Hugging Face from a folder; nothing is downloaded, no code is run."""
+"""Image classifiers of Hugging Face from a folder; nothing is downloaded, no code is run.
+
+transformers gets the architecture as plain fields and the weights as tensors, and never the folder:
+it would read more files there, and follow what they name.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
+from salience.models.budget import no_larger_than
 from salience.models.described import FileModel
+from salience.models.huggingface_fields import Described, described
 from salience.models.optional import import_torchvision, need
+from salience.models.weights import read_safetensors, shapes_of
 
 _INSTALL = "pip install 'salience[huggingface]'"
+_TIMM = "pip install 'salience[timm]'"
+_LARGEST = 2**23  # bytes of JSON; 22,000 labels by their names are 2 million
 
 
 def load_folder(folder: Path) -> nn.Module:
@@ -23,21 +32,57 @@ def load_folder(folder: Path) -> nn.Module:
     It returns logits (B, classes).
 
     Errors: SalienceError where transformers is not installed, for a folder without these files,
-    with pickled weights alone or with code of its own, and for what is no image classifier.
+    with pickled weights alone or with code of its own, for a config.json that says more than an
+    architecture or describes a network larger than its weights, and for another kind of network.
     """
-    _check(folder)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise expected(
+            "a model: a folder with config.json and model.safetensors", f"{folder}, without "
+            "config.json", "Download it: hf download OWNER/NAME --local-dir FOLDER.",
+        )  # fmt: skip
+    config = _read_json(file)
+    if "auto_map" in config:
+        raise expected(
+            "a network of transformers itself", f"{file}, which brings its own code (auto_map)",
+            "Code in folders is not run: give 'file.py:factory' as MODEL.",
+        )  # fmt: skip
+    weights = _weight_files(folder)
+    shapes = {name: shape for part in weights for name, shape in shapes_of(part).items()}
+    longest = max((side for shape in shapes.values() for side in shape), default=0)
+    architecture = described(config, file, longest)
+    transformers = _import_transformers(folder, architecture)
+    state = {  # copied: a network must not change with its file
+        name: tensor.clone() for part in weights for name, tensor in read_safetensors(part).items()
+    }
+    with no_larger_than(shapes.values(), str(file)):
+        model = _quietly(transformers, architecture, state, folder)
+    shape = (None, _channels(architecture, model), None, None)
+    return FileModel(model.eval(), shape, call=_logits(model))
+
+
+def _import_transformers(folder: Path, architecture: Described) -> Any:
+    what = f"the folder {folder}"
     if importlib.util.find_spec("torchvision") is not None:  # transformers imports it then
-        import_torchvision(f"the folder {folder}", "pip uninstall torchvision")
-    transformers = need("transformers", f"the folder {folder}", _INSTALL)
+        import_torchvision(what, "pip uninstall torchvision")
+    transformers = need("transformers", what, _INSTALL)
+    if architecture.family == "timm_wrapper":
+        name = architecture.fields.get("architecture")
+        if not need("timm", what, _TIMM).is_model(str(name)):
+            raise expected("an architecture of timm", repr(name), "Update timm, which may know it.")
+    return transformers
+
+
+def _quietly(
+    transformers: Any, architecture: Described, state: dict[str, Tensor], folder: Path
+) -> nn.Module:
+    """The network with its weights; transformers neither logs nor shows progress."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, report = transformers.AutoModelForImageClassification.from_pretrained(
-            str(folder.resolve()), local_files_only=True, trust_remote_code=False,
-            use_safetensors=True, attn_implementation="eager", output_loading_info=True,
-        )  # fmt: skip
+        model, report = _built(transformers, architecture, state)
     except SalienceError:
         raise
     except Exception as error:  # transformers raises whatever its parts raise
@@ -54,7 +99,27 @@ def load_folder(folder: Path) -> nn.Module:
     if missing:
         raise expected("weights for every layer", f"{folder} without {', '.join(missing[:3])}",
                        "Take a network that was trained as a classifier.")  # fmt: skip
-    return FileModel(model.eval(), _shape(model.config), call=_logits(model))
+    wrong = [f"{key} {tuple(given)} instead of {tuple(own)}"
+             for key, given, own in sorted(report["mismatched_keys"])]  # fmt: skip
+    if wrong:
+        raise expected("weights of the shapes that config.json tells",
+                       f"{folder} with {', '.join(wrong[:3])}",
+                       "Take both files from the same place.")  # fmt: skip
+    return model
+
+
+def _built(transformers: Any, architecture: Described, state: dict[str, Tensor]) -> Any:
+    """What transformers builds of a description, with the weights as they are named in files."""
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    names = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[architecture.family]
+    names = (names,) if isinstance(names, str) else names
+    name = next((name for name in names if name in architecture.classes), names[0])
+    labels = {} if architecture.labels is None else {"num_labels": architecture.labels}
+    config = transformers.CONFIG_MAPPING[architecture.family](**architecture.fields, **labels)
+    return getattr(transformers, name).from_pretrained(
+        None, config=config, state_dict=state, attn_implementation="eager", local_files_only=True,
+        output_loading_info=True, ignore_mismatched_sizes=True,
+    )  # fmt: skip
 
 
 def _logits(model: Any) -> Any:
@@ -64,31 +129,38 @@ def _logits(model: Any) -> Any:
     return call
 
 
-def _shape(config: Any) -> tuple[int | None, ...]:
-    """The input's shape: channels, where they are told; the size may vary."""
-    channels = getattr(config, "num_channels", None)
-    return (None, channels if isinstance(channels, int) else None, None, None)
+def _channels(architecture: Described, model: Any) -> int | None:
+    """The channels of an image, where they are told."""
+    config = getattr(model.config, "vision_config", model.config)
+    told = (architecture.fields.get("model_args") or {}).get("in_chans")
+    return getattr(config, "num_channels", told)
 
 
-def _check(folder: Path) -> None:
-    """Refuse a folder that has no plain weights, or code."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise expected(
-            "a model: a folder with config.json and model.safetensors", f"{folder}, without "
-            "config.json", "Download it: hf download OWNER/NAME --local-dir FOLDER.",
-        )  # fmt: skip
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of a folder, of bounded size."""
+    _check_inside(file)
+    if file.stat().st_size > _LARGEST:
+        raise expected(f"{file.name} of at most {_LARGEST} bytes", f"{file.stat().st_size} bytes",
+                       "Download it again.")  # fmt: skip
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        held = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise expected("a folder of Hugging Face", f"{file}, broken: {error}",
                        "Download it again.") from None  # fmt: skip
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise expected(
-            "a network of transformers itself", f"{file}, which brings its own code (auto_map)",
-            "Code in folders is not run: give 'file.py:factory' as MODEL.",
-        )  # fmt: skip
-    if not any(folder.glob("*.safetensors")):
+    if not isinstance(held, dict):
+        raise expected("a folder of Hugging Face", f"{file}, broken: no fields by their names",
+                       "Download it again.")  # fmt: skip
+    return held
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of weights that a folder names, all of them in it."""
+    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if file.is_file():
+        names = [file.name]
+    elif index.is_file():
+        names = _indexed(index)
+    else:
         pickled = sorted(f.name for f in folder.glob("*.bin")) or ["no weights"]
         raise expected(
             f"model.safetensors in {folder}", f"{pickled[0]}; pickles can run any code when they "
@@ -96,11 +168,26 @@ def _check(folder: Path) -> None:
             "Convert it where you trust it: model.save_pretrained(FOLDER), or take the "
             "model.safetensors that its page may offer.",
         )  # fmt: skip
-    for index in folder.glob("*.index.json"):  # names the files of large networks
-        if re.search(r"[\\/]", "".join(json.loads(index.read_text())["weight_map"].values())):
-            raise expected(f"weights inside {folder}", f"{index.name} with paths to elsewhere",
-                           "Download it again.")  # fmt: skip
-    for path in folder.rglob("*"):
-        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
-            raise expected(f"files inside {folder}", f"{path.name}, a link to elsewhere",
-                           "Copy the file into the folder.")  # fmt: skip
+    for name in names:
+        _check_inside(folder / name)
+    return [folder / name for name in names]
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that the index of a large network names."""
+    named = _read_json(index).get("weight_map")
+    files = list(named.values()) if isinstance(named, dict) else [named]
+    names = dict.fromkeys(name for name in files if isinstance(name, str))
+    if len(names) == 0 or any(not isinstance(name, str) for name in files):
+        raise expected(f"an index of files as weight_map in {index}", "something else",
+                       "Download it again.")  # fmt: skip
+    if any(re.search(r"[\\/:]|^\.", name) for name in names):
+        raise expected(f"weights inside {index.parent}", f"{index.name} with paths to elsewhere",
+                       "Download it again.")  # fmt: skip
+    return list(names)
+
+
+def _check_inside(file: Path) -> None:
+    if file.parent.resolve() not in file.resolve().parents:
+        raise expected(f"files inside {file.parent}", f"{file.name}, a link to elsewhere",
+                       "Copy the file into the folder.")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import Any
 
@@ -10,20 +11,35 @@ import torch
 
 from salience.errors import expected
 
+# The first version that is safe. Older ones unpickle the file that an argument of a network names.
+_FLOORS = {"timm": (1, 0, 16)}
 _OPERATORS: list[torch.library.Library] = []  # declared as long as they are referenced
 
 
 def need(package: str, what: str, install: str) -> Any:
     """A package that a format needs, imported.
 
-    Errors: SalienceError, with the command that installs it, where it is not there or broken.
+    Errors: SalienceError, with the command that installs it, where it is not there or broken, and
+    for a version that does harm.
     """
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == package.split(".")[0]
         got = "not installed" if missing else f"broken: {error}"
         raise expected(f"{package}, which reads {what}", got, f"Run: {install}.") from None
+    _check_version(package, module, install)
+    return module
+
+
+def _check_version(package: str, module: Any, install: str) -> None:
+    """Refuse a version of a package that does harm with files of others."""
+    floor = _FLOORS.get(package)
+    version = getattr(module, "__version__", "0")
+    if floor and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < floor:
+        wanted = f"{package} {'.'.join(map(str, floor))} or newer"
+        got = f"{version}, which unpickles files, and pickles can run any code"
+        raise expected(wanted, got, f"Run: {install.replace('install', 'install -U', 1)}.")
 
 
 def import_torchvision(what: str, install: str) -> Any:

@@ -6,7 +6,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _state(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise expected("a file of weights", f"{file}, which is not there", "Check the path.")
     if file.suffix == ".safetensors":
-        state = _read_safetensors(file)
+        state: Any = read_safetensors(file)
     elif file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         state = read_torch(file, "torch.save(model.state_dict(), FILE)")
     else:
@@ -71,12 +72,29 @@ def _state(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _read_safetensors(file: Path) -> Any:
-    from safetensors import SafetensorError
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
     from safetensors.torch import load_file
 
-    try:
+    with _said(file):
         return load_file(file)
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a safetensors file, from its header."""
+    from safetensors import safe_open
+
+    with _said(file), safe_open(file, framework="pt") as held:
+        return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _said(file: Path) -> Iterator[None]:
+    """Raise for a safetensors file that is broken."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise expected("a safetensors file", f"{file}, broken: {error}", "Save it again.") from None
 
