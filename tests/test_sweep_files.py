@@ -1,0 +1,91 @@
+"""Networks of Hugging Face and torchvision have the maps of their files: hours of exports, run with
+pytest -m slow -rs tests/test_sweep_files.py, which counts what an exporter or the reader refuses."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import folder_nets
+import pytest
+import torch
+from file_nets import export, export_onnx
+from torch import Tensor, nn
+
+import salience
+from salience.errors import SalienceError
+from salience.models import load_model
+from salience.models.optional import import_torchvision, need
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from zoo import networks as zoo
+
+METHODS = ("gradient", "guided_backprop", "lrp_epsilon", "lrp_alpha_beta", "lrp_gamma")
+FORMS = {"decomposed": export, "dynamic": export, "new": export_onnx, "opset 17": export_onnx}
+# The exporters write Python's numbers, and weights into which they fold BatchNorm, in float32.
+TOLERANCE = {"decomposed": 1e-8, "dynamic": 1e-8, "new": 1e-4, "opset 17": 1e-4}
+ZOO = """
+    torchvision/alexnet torchvision/densenet121 torchvision/googlenet torchvision/mobilenet_v3_small
+    torchvision/resnet18 torchvision/shufflenet_v2_x0_5 torchvision/squeezenet1_1
+    torchvision/vgg11_bn torchvision/swin_t timm/test_convnext timm/test_nfnet timm/test_vit
+    timm/test_maxvit timm/levit_128s timm/poolformer_s12 timm/repghostnet_050 timm/mobilenetv2_050
+""".split()
+
+
+class Logits(nn.Module):
+    """A network whose output is its logits alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.net(x)
+        return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    source, family = name.split("/", 1)
+    if source == "transformers":
+        import_torchvision("tests", "pip install torchvision")
+        net = folder_nets.network(need("transformers", "tests", "pip install transformers"), family)
+        size: Any = folder_nets.side(family)
+    else:
+        net, size = zoo.build(name, samples=2)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, *(2 * (size,))[:2], generator=generator, dtype=torch.float64)
+    return Logits(net).double().eval(), x
+
+
+NETWORKS = [*ZOO, *(f"transformers/{name}" for name in folder_nets.NETWORKS)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_maps_of_a_file(name: str, form: str, tmp_path: Path):
+    net, x = build(name)
+    file = tmp_path / ("net.pt2" if FORMS[form] is export else "net.onnx")
+    logging.disable(logging.CRITICAL)
+    try:
+        FORMS[form](net, file, form, x)
+    except Exception as error:  # whatever an exporter raises
+        pytest.skip(f"not exported: {type(error).__name__}")
+    finally:
+        logging.disable(logging.NOTSET)
+    try:
+        loaded = load_model(str(file))
+    except SalienceError as error:
+        pytest.skip(f"refused: {error}")
+    if not torch.allclose(loaded(x), net(x), rtol=0, atol=TOLERANCE[form]):
+        pytest.skip("another function: the exporter's")
+    own, tape = salience.record(net.eval(), x), salience.record(loaded, x)
+    for method in METHODS:
+        one, two = tape.explain(method, 1), own.explain(method, 1)
+        scale = float(two.abs().max())
+        torch.testing.assert_close(
+            one, two, rtol=0, atol=TOLERANCE[form] * scale, msg=lambda m, k=method: f"{k}: {m}"
+        )
