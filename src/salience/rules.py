@@ -89,37 +89,38 @@ def alpha_beta(
         share = _divide_(z, positive).mul_(m)
         return transpose(share if alpha == 1 else share.mul_(alpha))
     total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
-    negative = total - positive
+    below = positive - total  # -z-
     # what rounding leaves of a sum without negative terms is not a denominator
     rounding = (4 if z.dtype.itemsize < 4 else 64) * torch.finfo(z.dtype).eps
-    unclear = negative >= positive * -rounding
-    lost = _divide_(z, negative.masked_fill_(unclear, 0)).mul_(m)
-    if _cancelled(positive, lost, z * m, unclear):
-        below, transpose_below = map.negative()
-        negative = below + (map.bias_part("-") if biased else 0.0)
-        lost = transpose_below(_divide_(z, negative).mul_(m).mul_(beta))
+    clear = torch.add(below, positive, alpha=-rounding).sign_().clamp_(min=0)
+    lost = _divide_(z, below.mul_(clear)).mul_(m)
+    if _cancelled(positive, lost, z, m, clear):
+        negative, transpose_negative = map.negative()
+        negative = negative + (map.bias_part("-") if biased else 0.0)
+        lost = transpose_negative(_divide_(z, negative).mul_(m).mul_(beta))
         return transpose(_divide_(z, positive).mul_(m).mul_(alpha)).sub_(lost)
-    share = _divide_(z, positive).mul_(m).mul_(alpha).add_(lost.mul_(beta))
-    return transpose(share).sub_(map.transpose_(lost))
+    share = _divide_(z, positive).mul_(m).mul_(alpha).sub_(lost.mul_(beta))
+    return transpose(share).add_(map.transpose_(lost))
 
 
-def _cancelled(positive: Tensor, lost: Tensor, relevance: Tensor, unclear: Tensor) -> bool:
+def _cancelled(positive: Tensor, lost: Tensor, z: Tensor, m: Tensor, clear: Tensor) -> bool:
     """Whether the rounding of z- = z - z+ makes too large a part of some sample's relevance wrong.
 
-    lost     z m / z-: the rounding of z+ makes eps z+ |lost| of |z m| wrong
-    unclear  where z- was lost in rounding: 0, or all of |z m| is wrong. In float64 it is 0
+    lost   -z m / z-: the rounding of z+ makes eps z+ |lost| of |z m| wrong
+    clear  0 where z- was lost in rounding: 0, or all of |z m| is wrong. In float64 it is 0;
+           overwritten, since fresh memory costs more than what is computed here
     """
     eps = torch.finfo(lost.dtype).eps
-    wrong = torch.mul(positive, lost).mul_(eps)
-    if eps > 1e-8:
-        torch.where(unclear, relevance, wrong, out=wrong)
-    return bool((_rows(wrong) > _rows(relevance) * max(8 * eps, 1e-10)).any())
+    unclear = _rows_(clear.neg_().add_(1).mul_(z).mul_(m)) if eps > 1e-8 else 0
+    whole = _rows_(clear.copy_(z).mul_(m))
+    wrong = _rows_(clear.copy_(positive).mul_(lost)) * eps + unclear
+    return bool((wrong > whole * max(8 * eps, 1e-10)).any())
 
 
-def _rows(values: Tensor) -> Tensor:
-    """The sum of absolute values of each sample."""
+def _rows_(values: Tensor) -> Tensor:
+    """The sum of absolute values of each sample; of values that may be overwritten."""
     wide = torch.promote_types(values.dtype, torch.float32)
-    return torch.linalg.vector_norm(torch.atleast_2d(values).flatten(1), 1, 1, dtype=wide)
+    return torch.atleast_2d(values.abs_()).flatten(1).sum(1, dtype=wide)
 
 
 def z_plus(map: LinearMap, m: Tensor) -> Tensor:
