@@ -130,8 +130,7 @@ def _is_one_sample(model: Callable[..., Any], x: Any, part: targets.Part) -> boo
         return False
     parameter = next(model.parameters(), x) if isinstance(model, nn.Module) else x
     try:
-        two = x.to(parameter.device).expand(2, *x.shape)
-        output = run_pass(model, two, part).output
+        output = run_pass(model, torch.stack([x.to(parameter.device)] * 2), part).output
     except Exception:  # whatever a model raises
         return False
     return output.ndim > 0 and len(output) == 2

@@ -70,6 +70,20 @@ def _shape(config: Any) -> tuple[int | None, ...]:
     return (None, channels if isinstance(channels, int) else None, None, None)
 
 
+def _files_of(index: Path) -> list[str]:
+    """The files that the index of a network's weights names."""
+    cure = "Download it again."
+    try:
+        held = json.loads(index.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise expected("an index of weights", f"{index}, broken: {error}", cure) from None
+    files = held.get("weight_map") if isinstance(held, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        got = f"{index}, of another form"
+        raise expected('{"weight_map": {NAME: FILE, ...}} as an index of weights', got, cure)
+    return list(files.values())
+
+
 def _check(folder: Path) -> None:
     """Refuse a folder that has no plain weights, or code."""
     file = folder / "config.json"
@@ -97,7 +111,7 @@ def _check(folder: Path) -> None:
             "model.safetensors that its page may offer.",
         )  # fmt: skip
     for index in folder.glob("*.index.json"):  # names the files of large networks
-        if re.search(r"[\\/]", "".join(json.loads(index.read_text())["weight_map"].values())):
+        if re.search(r"[\\/]", "".join(_files_of(index))):
             raise expected(f"weights inside {folder}", f"{index.name} with paths to elsewhere",
                            "Download it again.")  # fmt: skip
     for path in folder.rglob("*"):
