@@ -46,7 +46,6 @@ class Similarity(NamedTuple):
 
     `prepare`: maps (B, ...) -> (B, ...), what the score keeps of a map.
     `compare`: two prepared tensors of one shape -> (B,) float64.
-    `bounds`: the lowest and the highest score that there is; an interval of scores ends there.
     Scores with the same `prepare` function share its result. Gradients are not tracked.
     Raises SalienceError where the shapes differ or the score does not exist for maps of that shape.
 
@@ -62,7 +61,6 @@ class Similarity(NamedTuple):
 
     prepare: Callable[[Tensor], Tensor]
     compare: Callable[[Tensor, Tensor], Tensor]
-    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Scores (B,) of the maps a (B, ...) against the maps b (B, ...)."""
@@ -240,18 +238,18 @@ def _check_same(a: Tensor, b: Tensor) -> None:
         )
 
 
-def bounds_of(score: str) -> tuple[float, float]:
-    """The bounds of a score by its name; none are known of a name that is not in `similarities`."""
-    return similarities[score].bounds if score in similarities else (-math.inf, math.inf)
-
-
-_SIGNED, _UNSIGNED = (-1.0, 1.0), (0.0, 1.0)
-
 similarities: dict[str, Similarity] = {
-    "spearman": Similarity(_prepare_spearman, _correlation, _SIGNED),
-    "spearman_abs": Similarity(_prepare_spearman, _absolute_correlation, _UNSIGNED),
-    "spearman_of_abs": Similarity(_prepare_spearman_of_abs, _correlation, _SIGNED),
-    "pearson": Similarity(_prepare_pearson, _correlation, _SIGNED),
-    "ssim": Similarity(_prepare_ssim, _compare_ssim, _SIGNED),
-    "hog": Similarity(_prepare_hog, _correlation, _SIGNED),
+    "spearman": Similarity(_prepare_spearman, _correlation),
+    "spearman_abs": Similarity(_prepare_spearman, _absolute_correlation),
+    "spearman_of_abs": Similarity(_prepare_spearman_of_abs, _correlation),
+    "pearson": Similarity(_prepare_pearson, _correlation),
+    "ssim": Similarity(_prepare_ssim, _compare_ssim),
+    "hog": Similarity(_prepare_hog, _correlation),
 }
+
+_BOUNDS = dict.fromkeys(similarities, (-1.0, 1.0)) | {"spearman_abs": (0.0, 1.0)}
+
+
+def bounds_of(score: str) -> tuple[float, float]:
+    """The lowest and the highest score that there is; infinite for scores that users add."""
+    return _BOUNDS.get(score, (-math.inf, math.inf))
