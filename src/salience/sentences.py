@@ -18,11 +18,11 @@ def of_method(
     retention: float,
     ends: Ends,
     limits: Sequence[float],
-    doubts: Sequence[str],
+    doubt: str,
 ) -> str:
     """About a method: its retention with the ends of the interval, and the limits for it.
 
-    doubts  what makes the test uninformative, in clauses
+    doubt  what makes the test uninformative, as a clause
     """
     kept = _retention(retention, ends)
     if verdict == PARTIAL:
@@ -34,7 +34,7 @@ def of_method(
         f"{limits[1]:g}): a network with random weights gives nearly the same maps.",
         CONSTANT: _constant(name),
         UNINFORMATIVE: f"no verdict about {name} ({kept}): on this network and these inputs "
-        f"{' and '.join(doubts)}.",
+        f"{doubt}.",
         UNDEFINED: _undefined(name, retention, kept),
     }[verdict]
 

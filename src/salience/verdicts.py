@@ -135,8 +135,8 @@ def verdicts(
     rises = score == RISE
     limits = (0.0, 0.0) if rises else (sensitive, insensitive)
     kept = {name: found[0] for name, found in evidence.items()}
-    doubts = [] if rises else why_uninformative(kept, sensitive)
-    found = ((n, _verdict(dataset, n, score, evidence[n], doubts, limits)) for n in evidence)
+    doubt = "" if rises else why_uninformative(kept, sensitive)
+    found = ((n, _verdict(dataset, n, score, evidence[n], doubt, limits)) for n in evidence)
     return Verdicts(found, score)
 
 
@@ -216,23 +216,24 @@ def interval(
     return float(low), float(high)
 
 
-def why_uninformative(kept: Mapping[str, float], sensitive: float) -> list[str]:
-    """What keeps a test from telling methods apart, in clauses; none if nothing does.
+def why_uninformative(kept: Mapping[str, float], sensitive: float) -> str:
+    """What keeps a test from telling methods apart, as a clause; empty if nothing does.
 
-    kept  the retention of each method and control: the plain gradient's must be low, and what
-          random maps keep by chance (on tiny inputs it is not)
+    Random maps come first: where they are similar by chance (they are on tiny inputs), so are the
+    plain gradient's, through no fault of theirs.
+
+    kept  the retention of each method and control
     """
-    clauses = []
     for name, maps, alike in (
-        (POSITIVE_METHOD, "the plain gradient's maps", "stay similar"),
         (RANDOM_MAP, "random maps", "are similar by chance, as maps of few entries are"),
+        (POSITIVE_METHOD, "the plain gradient's maps", "stay similar"),
     ):
         retention = kept.get(name, 0.0)
         if math.isnan(retention):
-            clauses.append(f"the similarity of {maps} is undefined")
-        elif retention >= sensitive:
-            clauses.append(f"even {maps} {alike} ({retention:.2f}, not below {sensitive:g})")
-    return clauses
+            return f"the similarity of {maps} is undefined"
+        if retention >= sensitive:
+            return f"even {maps} {alike} ({retention:.2f}, not below {sensitive:g})"
+    return ""
 
 
 def _verdict(
@@ -240,7 +241,7 @@ def _verdict(
     name: str,
     score: str,
     evidence: Evidence,
-    doubts: Sequence[str],
+    doubt: str,
     thresholds: tuple[float, float],
 ) -> Verdict:
     retention, low, high, undefined = evidence
@@ -249,7 +250,7 @@ def _verdict(
     verdict = judge_rise(low, high) if score == RISE else judge(low, high, thresholds)
     if bool(row["constant_over_inputs"].item()):
         verdict = CONSTANT
-    elif role == "method" and doubts and verdict != UNDEFINED:
+    elif role == "method" and doubt and verdict != UNDEFINED:
         verdict = UNINFORMATIVE
     last = {held: _mean(row[held].values[-1]) for held in scores_of(dataset)}
     ends = (low, high)
@@ -258,7 +259,7 @@ def _verdict(
     elif score == RISE:
         sentence = of_rise(name, verdict, retention, ends)
     else:
-        sentence = of_method(name, verdict, retention, ends, thresholds, doubts)
+        sentence = of_method(name, verdict, retention, ends, thresholds, doubt)
     return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
 
 

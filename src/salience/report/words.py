@@ -50,9 +50,9 @@ def answer(dataset: xarray.Dataset, judged: Verdicts) -> list[tuple[str, str]]:
             groups.setdefault(v.verdict, []).append(v)
     parts = []
     if UNINFORMATIVE in groups:
-        doubts = why_uninformative({n: v.retention for n, v in judged.items()}, THRESHOLDS[0])
+        doubt = why_uninformative({n: v.retention for n, v in judged.items()}, THRESHOLDS[0])
         parts.append((
-            "No verdict", f"On this network and these inputs {' and '.join(doubts)}, so the test "
+            "No verdict", f"On this network and these inputs {doubt}, so the test "
             "cannot tell its methods apart.",
         ))  # fmt: skip
     told = _of_groups(rises=dataset.attrs.get("kind") == "efficient")
