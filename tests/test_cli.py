@@ -200,7 +200,7 @@ MISTAKES = {
     "param range": (["nets.py:net", "x.npy", "--param", "lrp_epsilon.eps=-1"], "expected eps >= 0"),
     "output": (["nets.py:Parts", "x.npy", "--output", "densee"], "Did you mean 'dense'?"),
     "no output": (["nets.py:Parts", "x.npy"], "Name the part to explain"),
-    "batch size": (["nets.py:net", "x.npy", "--batch-size", "0"], "batch size of at least 1"),
+    "batch size": (["nets.py:net", "x.npy", "--batch-size", "0"], "a batch size, a whole number"),
     "shape": (["nets.py:net", "t.npy"], "expected inputs that the network takes; got (3, 6)"),
     "no batch": (["nets.py:net", "one.npy"], "expected a batch with 4 dimensions"),
     "not finite": (["nets.py:net", "nan.npy"], "expected finite input"),

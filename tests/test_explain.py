@@ -256,7 +256,7 @@ def test_another_error_is_raised_at_once():
     model = Small(2, lambda text: RuntimeError("a shape is wrong"))
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         salience.explain(model, X, "gradient", Y)
-    assert model.sizes == [5]
+    assert model.sizes == [5, 2]  # and not halved; the 2 ask for a forgotten batch dimension
 
 
 def test_halving_inside_the_methods_of_several_passes(whole):

@@ -89,7 +89,9 @@ def test_similarity_bands_are_the_bootstrap_intervals(study):
     for stage, held in enumerate(values, 1):
         place = axes.get_lines()[number].get_xdata()[stage]
         at = drawn[np.isclose(drawn[:, 0], place), 1]
-        np.testing.assert_allclose((at.min(), at.max()), interval(held, level=0.8), atol=1e-12)
+        np.testing.assert_allclose(
+            (at.min(), at.max()), interval(held, bounds=(-1, 1), level=0.8), atol=1e-12
+        )
     assert "80% intervals" in figure.legends[0].get_title().get_text()
 
 

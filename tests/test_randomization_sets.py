@@ -208,7 +208,8 @@ ERRORS: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "name": (CASES["dict"].model, {"picture": CASES["dict"].x["image"]}, {},
              "inputs that the model takes"),
     "no embedding": (nn.Linear(6, 3).eval(), IDS, {}, "torch.int64 that no embedding reads"),
-    "text": (CASES["tuple"].model, "x.npy", {}, r"expected a torch tensor \(B, ...\); got str"),
+    "text": (CASES["tuple"].model, "x.npy", {},
+             r"a tensor, an array or a table \(B, ...\); got str"),
 }  # fmt: skip
 
 

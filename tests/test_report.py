@@ -44,6 +44,7 @@ def test_numbers_are_those_of_the_dataset(study: xarray.Dataset, page: str) -> N
         np.testing.assert_allclose(shown, mean, rtol=0, atol=1e-12)
         low, high = (np.array(test["similarity"][score][k], dtype=float) for k in ("low", "high"))
         assert (low <= shown + 1e-12).all() and (shown <= high + 1e-12).all()
+        assert low.min() >= (0 if score == "spearman_abs" else -1) and high.max() <= 1
     first = study["spearman_abs"].values[:, :, 0, :3]
     np.testing.assert_array_equal(np.array(test["first"], dtype=float), first)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import xarray
 
 import salience
 from salience.errors import SalienceError
+from salience.report.words import answer
+from salience.sentences import of_method
 from salience.verdicts import interval, judge
 
 LENSING = Path(__file__).parent.parent / "examples" / "weak_lensing"
+DATASET_SCORES = ["spearman_abs", "pearson"]
 METHODS = ["gradient", "input_x_gradient", "lrp_epsilon", "guided_backprop", "deconvnet",
            "excitation_backprop"]  # fmt: skip
 
@@ -170,8 +174,21 @@ def test_the_second_half_is_that_of_the_whole_cascade():
 
 
 def test_one_number_has_no_interval_and_no_verdict():
-    found = salience.verdicts(dataset(gradient=np.full((4, 1, 1), 0.05)))["gradient"]
+    data = dataset(gradient=np.full((4, 1, 1), 0.05))
+    judged = salience.verdicts(data)
+    found = judged["gradient"]
     assert (found.verdict, np.isnan(found.low)) == ("undefined", True)
+    assert found.sentence == (
+        "no verdict about gradient (retention 0.05): one input and one repeat have no interval."
+    )
+    assert answer(data, judged)[0] == ("No verdict", "gradient: one number has no interval.")
+    nothing = dataset(gradient=np.full((4, 2, 3), np.nan))
+    judged = salience.verdicts(nothing)
+    assert judged["gradient"].sentence == (
+        "no verdict about gradient: its score is undefined at every stage."
+    )
+    undefined = ("No verdict", "gradient: the score is undefined (constant maps).")
+    assert answer(nothing, judged)[0] == undefined
 
 
 @pytest.mark.parametrize("level", [0.25, np.nan])
@@ -186,10 +203,139 @@ def test_a_gradient_that_survives_makes_the_test_uninformative(level):
 
 
 def test_controls_keep_their_verdict_on_an_uninformative_network():
-    data = dataset(gradient=flat(0.5), input=flat(1.0), random_map=flat(0.0))
-    data = data.assign_coords(role=("method", ["method", "negative control", "floor control"]))
-    found = {name: verdict.verdict for name, verdict in salience.verdicts(data).items()}
+    found = {name: verdict.verdict for name, verdict in salience.verdicts(controlled(0.5)).items()}
     assert found == {"gradient": "uninformative", "input": "insensitive", "random_map": "sensitive"}
+
+
+def controlled(gradient: float, chance: float = 0.0, **methods: np.ndarray) -> xarray.Dataset:
+    data = dataset(
+        gradient=flat(0) + gradient,
+        **methods,
+        input=flat(1.0, noise=0),
+        random_map=flat(0) + chance,
+    )
+    roles = ["method"] * (1 + len(methods)) + ["negative control", "floor control"]
+    return data.assign_coords(role=("method", roles))
+
+
+def test_controls_have_sentences_and_words_of_controls():
+    found = salience.verdicts(controlled(0.05))
+    assert found["input"].sentence == (
+        "input is a control, a map that no weight can change: retention 1.00 [1.00, 1.00]."
+    )
+    assert found["random_map"].sentence.startswith(
+        "random_map is a control, noise, for what chance gives: retention 0.00 ["
+    )
+    rows = str(found).splitlines()[1:]
+    assert [row.split("  ")[-1].strip() for row in rows] == [
+        "sensitive", "negative control", "floor control",
+    ]  # fmt: skip
+    silent = controlled(np.nan, np.nan)
+    sentence = salience.verdicts(silent)["random_map"].sentence
+    assert sentence == "random_map is a control, noise, for what chance gives: undefined."
+
+
+GRADIENT = "even the plain gradient's maps stay similar (0.25, not below 0.2)"
+CHANCE = "even random maps are similar by chance, as maps of few entries are (0.35, not below 0.2)"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "chance", "clause"),
+    [
+        (0.25, 0.0, GRADIENT),
+        (0.05, 0.35, CHANCE),
+        (0.25, 0.35, CHANCE),  # of which the gradient's retention is a consequence
+        (np.nan, 0.0, "the similarity of the plain gradient's maps is undefined"),
+        (0.05, np.nan, "the similarity of random maps is undefined"),
+    ],
+)
+def test_an_uninformative_test_names_its_cause_and_no_other(gradient, chance, clause):
+    data = controlled(gradient, chance, weak=flat(0.05))
+    found = salience.verdicts(data)
+    assert found["weak"].verdict == "uninformative"
+    assert found["weak"].sentence == (
+        f"no verdict about weak (retention 0.05 [{found['weak'].low:.2f}, {found['weak'].high:.2f}]"
+        f"): on this network and these inputs {clause}."
+    )
+    heading, sentence = answer(data, found)[0]
+    assert heading == "No verdict"
+    assert sentence == (
+        f"On this network and these inputs {clause}, so the test cannot tell its methods apart."
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.26, 0.29), "learned in part (retention 0.27 [0.26, 0.29], between 0.2 and 0.4): comp"),
+        ((0.2, 0.4), "learned in part (retention 0.30 [0.20, 0.40], between 0.2 and 0.4): compare"),
+        ((0.1, 0.3), "at least in part (retention 0.20 [0.10, 0.30], not clear of 0.2): compare"),
+        ((0.3, 0.5), "at most in part (retention 0.40 [0.30, 0.50], not clear of 0.4): compare"),
+        ((0.1, 0.5), "is undecided (retention 0.30 [0.10, 0.50], from below 0.2 to above 0.4): "),
+    ],
+)
+def test_a_partial_verdict_says_where_its_interval_lies(ends, words):
+    assert judge(ends[0], ends[1], (0.2, 0.4)) == "partial"
+    assert words in of_method("mine", "partial", sum(ends) / 2 - 1e-9, ends, (0.2, 0.4), "")
+
+
+def test_intervals_of_scores_stay_inside_their_bounds():
+    """Two networks of one kind and the other: Student's interval is wider than the score is."""
+    scores = np.zeros((2, 2, 3))
+    scores[:, 1] = 0.9
+    data = dataset(gradient=scores).assign(own=(("method", "stage", "repeat", "sample"), [scores]))
+    bounded, signed = (salience.verdicts(data, score=s)["gradient"] for s in DATASET_SCORES)
+    assert (bounded.low, bounded.high) == (0, 1)
+    assert (signed.low, signed.high) == (-1, 1)  # -scores
+    own = salience.verdicts(data, score="own")["gradient"]  # of unknown bounds
+    assert own.low < -1 and own.high > 1
+
+
+def test_the_table_is_about_the_score():
+    data = dataset(gradient=flat(0.05), strong=flat(0.8))
+    table = salience.verdicts(data, score="pearson")
+    last = float(data.pearson.values[1, -1].mean())
+    assert str(table).splitlines()[2].split()[-2:] == [f"{last:.2f}", "sensitive"]
+    assert table.score == "pearson"
+    assert dict(answer(data, table))["Why"].startswith(
+        "Retention is how much of a method's maps is left, as Pearson, once"
+    )
+
+
+def test_scores_are_what_every_stage_repeat_and_sample_has():
+    data = dataset(gradient=flat(0.05)).assign(
+        cost=("method", [1.0]), conservation_error=(("method", "sample"), np.zeros((1, 6))),
+        between_random=(("method", "repeat", "sample"), np.zeros((1, 5, 6))),
+    )  # fmt: skip
+    for name in ("cost", "conservation_error", "between_random"):
+        with pytest.raises(SalienceError) as raised:
+            salience.verdicts(data, score=name)
+        assert str(raised.value).startswith(
+            f"expected a known score of this dataset (pearson, spearman_abs); got {name!r}. "
+        )
+
+
+def test_a_test_without_the_default_score_is_told_so():
+    data = dataset(gradient=flat(0.05)).drop_vars("spearman_abs")
+    with pytest.raises(SalienceError) as raised:
+        salience.verdicts(data)
+    assert str(raised.value) == (
+        "expected a test with 'spearman_abs', which verdicts are about by default; got one with "
+        "pearson. Name a score: score='pearson'."
+    )
+    assert salience.verdicts(data, score="pearson")["gradient"].verdict == "sensitive"
+
+
+def test_what_is_no_test_has_no_verdict():
+    net = torch.nn.Linear(3, 2).eval()
+    maps = salience.explain(net, torch.ones(2, 3), "gradient")
+    cases: list[Any] = [maps, xarray.Dataset({"maps": ("sample", [1.0])}), None]
+    for given in cases:
+        with pytest.raises(SalienceError, match="the dataset of a randomisation test; got a") as e:
+            salience.verdicts(given)
+        assert f"got a {type(given).__name__} without one. Maps alone have no verdict" in str(
+            e.value
+        )
 
 
 def test_bad_options():

@@ -34,7 +34,7 @@ def similarity_figure(results: Results) -> Figure:
             data = results[key]["few" if name in MANY else "test"]
             values = data["spearman_abs"].sel({"method": name}).values  # (stage, repeat, sample)
             x = len(STAGES) - 1 - data["place"].values
-            bounds = np.array([interval(v[None], resamples=500) for v in values])
+            bounds = np.array([interval(v[None], bounds=(0, 1), resamples=500) for v in values])
             mean = np.nanmean(values, (1, 2))
             colour, marker, line = STYLES.get(name, (CONTROLS.get(name), None, "--"))
             axes.plot(x, mean, color=colour, marker=marker, linestyle=line, markersize=4,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from salience.errors import expected
+from salience.inputs import tensor_of
 
 if TYPE_CHECKING:
     import xarray
@@ -62,7 +63,7 @@ def attribution_by_value(
     """
     if not 0 < level < 1:
         raise expected("a level between 0 and 1", repr(level), "The default is 0.95.")
-    x, limits = torch.as_tensor(inputs).detach(), _limits(edges)
+    x, limits = tensor_of(inputs).detach(), _limits(edges)
     classes = torch.bucketize(_values(x, units), limits.to(x.device), right=True)  # (N, D)
     count = len(limits) + 1
     dims, names, parts = _flat(maps)
@@ -144,7 +145,7 @@ def _flat(maps: Any) -> tuple[tuple[str, ...], dict[str, list[str]], list[Any]]:
 
 
 def _like(maps: Any, x: Tensor) -> Tensor:
-    maps = torch.as_tensor(maps).detach().to(x.device)
+    maps = tensor_of(maps).detach().to(x.device)
     if maps.shape != x.shape:
         cure = "Give the inputs that were explained."
         raise expected(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
-from salience.inputs import ALONE, Leaf, parts_of, per_sample, samples_of, tensors_of
+from salience.inputs import (
+    ALONE,
+    Leaf,
+    is_array,
+    parts_of,
+    per_sample,
+    samples_of,
+    tensor_of,
+    tensors_of,
+)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def check_model(model: Callable[..., Any]) -> None:
@@ -21,9 +33,15 @@ def check_model(model: Callable[..., Any]) -> None:
             "a call outside of vmap, grad and jvp", "one inside of them",
             "Call salience on the whole batch; it takes gradients of its own.",
         )  # fmt: skip
+    if isinstance(model, type):
+        cure = f"Make one and give it its trained weights: {model.__name__}(...)."
+        raise expected("a model", f"the class {model.__name__}", cure)
     if not callable(model):
         raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
     if isinstance(model, nn.Module):
+        if any(parameter.is_meta for parameter in model.parameters()):
+            cure = "Load its weights: such a parameter is a shape alone."
+            raise expected("a model with weights", "parameters on the device meta", cure)
         if trained := [node for module in model.modules() for node in _training_calls(module)]:
             raise expected(
                 "a program exported in eval mode", f"training mode in {', '.join(trained[:3])}",
@@ -67,16 +85,58 @@ def check_input(model: Callable[..., Any], x: Any) -> None:
     """Raise unless x holds finite batches of one size on the model's device and of its dtype."""
     if not isinstance(x, Tensor | Mapping | list | tuple):
         raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
+    check_form(x)
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     for key, part in parts_of(x).items():
-        what = "input" if key is ALONE else f"input {key!r}"
         if isinstance(part, np.ndarray):
-            raise expected(f"a torch tensor as {what}", "ndarray", "Use torch.as_tensor(x).")
-        if isinstance(part, Tensor) and (key is ALONE or part.ndim):
-            _check_tensor(part, what, parameters, 2 if key is ALONE else 1)
-    check_samples(x)
+            raise expected(f"a torch tensor as {_named(key)}", "ndarray", "Use torch.as_tensor(x).")
+        if per_sample(part):
+            _check_tensor(part, _named(key), parameters)
     if not isinstance(x, Tensor):
         _check_names(model, x)
+
+
+def check_form(x: Any) -> None:
+    """Raise unless x holds dense tensors (B, ...) with values, as many samples each."""
+    for key, part in parts_of(x).items():
+        if not isinstance(part, Tensor):
+            continue
+        if part.is_meta:
+            cure = "Load the data: such a tensor is a shape alone."
+            raise expected(f"an {_named(key)} with values", "a tensor on the device meta", cure)
+        if part.layout is not torch.strided or part.is_nested:
+            got = "a nested tensor" if part.is_nested else f"a tensor of layout {part.layout}"
+            cure = "Pad it." if part.is_nested else "Convert it: x.to_dense()."
+            raise expected(f"a dense {_named(key)}", got, cure)
+        if key is ALONE and part.ndim < 2:
+            raise lacks_batch(part)
+    check_samples(x)
+
+
+def _named(key: Any) -> str:
+    return "input" if key is ALONE else f"input {key!r}"
+
+
+def lacks_batch(x: Tensor) -> SalienceError:
+    """That x is one sample."""
+    got = f"{tuple(x.shape)}, without its batch dimension"
+    return expected("an input (B, ...)", got, "Add it: x[None] is a batch of one.")
+
+
+def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
+    """The first convolution that a model declares, which says how its input must look."""
+    return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
+
+
+def looks_like_one_sample(model: Callable[..., Any], x: Any) -> bool:
+    """Whether x is shaped as one sample of a network that begins with a convolution.
+
+    A torch convolution accepts it in silence and takes its channels for samples.
+    """
+    layer = first_convolution(model) if isinstance(model, nn.Module) else None
+    if layer is None or not isinstance(x, Tensor):
+        return False
+    return x.ndim == layer.weight.ndim - 1 and x.shape[0] == layer.in_channels > 1
 
 
 def _check_names(model: Callable[..., Any], x: Any) -> None:
@@ -105,12 +165,10 @@ def check_samples(x: Any) -> None:
         )  # fmt: skip
 
 
-def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter], ndim: int) -> None:
+def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter]) -> None:
     if x.is_complex():
         cure = "Give the real and the imaginary part: torch.view_as_real(x)."
         raise expected(f"a floating-point {what}", f"{x.dtype}", cure)
-    if x.ndim < ndim:
-        raise expected("an input (B, ...)", f"{tuple(x.shape)}", "Add a batch dimension: x[None].")
     parameter = next((p for p in parameters if p.dtype == x.dtype), next(iter(parameters), None))
     if parameter is not None and parameter.device != x.device:
         cure = f"Move it: x.to({str(parameter.device)!r})."
@@ -138,7 +196,8 @@ def no_leaves(x: Any) -> SalienceError:
 def values_like(name: str, value: Any, like: Tensor) -> Tensor:
     """A number, array or tensor as a tensor that broadcasts to another one's shape."""
     try:
-        tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        read = tensor_of(value) if is_array(value) else value
+        tensor = torch.as_tensor(read, dtype=like.dtype, device=like.device)
         return tensor.expand_as(like)
     except (TypeError, ValueError, RuntimeError):
         got = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
@@ -162,14 +221,19 @@ def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int
     return {leaf.value: values_like(name, parts[leaf.key], leaf.tensor.detach()) for leaf in leaves}
 
 
-def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
-    """Raise unless the output is a finite batch that depends on the input."""
+def check_length(x: Any, output: Tensor) -> None:
+    """Raise unless the output is a batch of as many samples as the input."""
     samples = samples_of(x)
     if output.ndim == 0 or len(output) != samples:
         raise expected(
             f"one output per sample, ({samples}, ...)", f"an output {tuple(output.shape)}",
             "The model must keep the batch dimension first.",
         )  # fmt: skip
+
+
+def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
+    """Raise unless the output is a finite batch that depends on the input."""
+    check_length(x, output)
     if not depends_on_input:
         raise expected(
             "an output that depends on the input", "one that autograd cannot trace to it",
@@ -178,6 +242,22 @@ def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
     if not bool(torch.isfinite(output).all()):
         cure = "Check the weights and the scale of the input."
         raise expected("a finite output", "NaN or infinite values", cure)
+
+
+def whole_number(name: str, value: Any, least: int, cure: str) -> None:
+    """Raise unless an option is a whole number that is large enough."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise expected(f"{name}, a whole number of at least {least}", repr(value), cure)
+
+
+def listed(what: str, value: Any, known: Iterable[str]) -> list[Any]:
+    """The entries of an option that is a name or several of them."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        cure = f"Choose from {', '.join(known)}."
+        raise expected(f"a name or a list of names for {what}", repr(value), cure)
+    return list(value)
 
 
 def at_least_0(name: str, value: Any, default: float) -> None:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from salience import inputs, results
 from salience import options as opt
+from salience.checks import whole_number
 from salience.errors import SalienceError, SalienceWarning, expected, unknown
 from salience.export import (
     device_of,
@@ -191,6 +192,7 @@ def _explain(given: dict[str, Any]) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
     from salience.data import load_study
 
+    whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
     chosen = opt.parse_methods(given["methods"])
     run = {
         "target": opt.parse_target(given["target"]),
@@ -223,6 +225,7 @@ def _check(given: dict[str, Any]) -> None:
     """Everything that `salience check` does, from its options as they were given."""
     from salience.data import load_study
 
+    whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
     chosen = opt.parse_methods(given["methods"])
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
@@ -233,8 +236,7 @@ def _check(given: dict[str, Any]) -> None:
     }  # fmt: skip
     if given["form"] not in results.FORMATS:
         raise unknown("format", given["form"], results.FORMATS)
-    if given.get("batch_size", 1) < 1:
-        raise expected("a batch size of at least 1", f"{given['batch_size']}", "")
+    whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
     out = _folder(given["out"])
     network, x, names = load_study(given)
     outputs_of(network, x, {**options, "target": target})

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from salience import controls as control
 from salience import inputs
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
-from salience.checks import check_output
 from salience.cost import NOTE, UNITS, in_gradients
 from salience.errors import NotApplicable, SalienceWarning, expected
 from salience.explaining import ERRORS
 from salience.methods import Method
-from salience.recording import run_pass
+from salience.recording import checked_pass
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape
 from salience.targets import Target, resolve, rows_of
@@ -65,14 +64,14 @@ class Comparison:
 
     def plan(self, x: Any, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
-        tape = run_pass(self.model, some(x, slice(1)), self.recipe.output, keep=True)
+        one = some(x, slice(1))
+        tape = checked_pass(self.model, one, self.recipe.output, keep=True, given=x)
         if self.controls:
             self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
         for name in self.names:
             if self.names.count(name) > 1:
                 cure = "Give each method its own name, and none of a control's."
                 raise expected("methods and controls of different names", f"{name!r} twice", cure)
-        check_output(tape.x, tape.output, tape.depends_on_input)
         if self.keep_maps:
             check_shown(x, tape.leaves)
         self._try_methods(tape)
@@ -110,8 +109,7 @@ class Comparison:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
         first, total, x = rows.start, inputs.samples_of(x), some(x, rows)
         count = inputs.samples_of(x)
-        tape = run_pass(self.model, x, self.recipe.output, keep=True)
-        check_output(tape.x, tape.output, tape.depends_on_input)
+        tape = checked_pass(self.model, x, self.recipe.output, keep=True)
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
         trained = self._maps(tape, fixed)

@@ -114,18 +114,14 @@ def _tensor(array: Any, where: str) -> Tensor:
     if not isinstance(array, np.ndarray | Tensor):
         raise expected("a tensor of inputs", f"{where} with a {type(array).__name__}",
                        "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
-    if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
-        kept = array.dtype.kind == "f" and array.dtype.itemsize in (2, 4, 8)
-        other = np.dtype({"f": np.float64, "b": np.bool_}.get(array.dtype.kind, np.int64))
-        native = array.dtype.newbyteorder("=") if kept else other
-        return torch.from_numpy(np.array(array, dtype=native, order="C"))
-    if isinstance(array, Tensor) and not array.is_complex():
-        kept = array.is_floating_point() or array.dtype == torch.bool
-        return array.detach() if kept else array.long()
-    raise expected(
-        "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
-        "Save them as float32, complex ones as real and imaginary parts.",
-    )  # fmt: skip
+    number = not isinstance(array, np.ndarray) or array.dtype.kind in "fiub"
+    if not number or (isinstance(array, Tensor) and array.is_complex()):
+        raise expected(
+            "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
+            "Save them as float32, complex ones as real and imaginary parts.",
+        )  # fmt: skip
+    read = inputs.tensor_of(array).detach()
+    return read if read.is_floating_point() or read.dtype == torch.bool else read.long()
 
 
 def _alone(array: Any, file: Path) -> Tensor:

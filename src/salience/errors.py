@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_CLOSE = 0.65  # 'epz' is 0.67 of 'eps'; 'gradcam' is 0.53 of 'gradient', and another method
+_SHORT = 2  # letters, which begin too many names
+_SAID = 4  # names at most
+
 
 class SalienceError(ValueError):
     """A request that cannot be answered; the message says what to do instead."""
@@ -28,6 +32,27 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> SalienceError:
     names = sorted(known)
     if not names:
         return expected(f"no {kind}: there are none", repr(name), "Leave it out.")
-    near = get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(names)}."
+    near = " or ".join(map(repr, _near(str(name), names)))
+    hint = f"Did you mean {near}?" if near else f"Choose one of: {', '.join(names)}."
     return expected(f"a known {kind} ({', '.join(names)})", repr(name), hint)
+
+
+def squeezed(name: str) -> str:
+    """A name without what spellings differ in.
+
+    >>> squeezed("Input_X-Gradient")
+    'inputxgradient'
+    """
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    """The names that may be meant: begun or gone on with, or with a letter or two wrong."""
+    known, given = {squeezed(name): name for name in names}, squeezed(name)
+    if given in known:
+        return [known[given]]
+    begun = [key for key in known if key.startswith(given) or given.startswith(key)]
+    begun = [key for key in begun if min(len(key), len(given)) > _SHORT]
+    near = get_close_matches(given, begun, n=_SAID, cutoff=0.0)
+    near = near or get_close_matches(given, known, n=1, cutoff=_CLOSE)
+    return [known[key] for key in near]

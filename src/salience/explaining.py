@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
-from salience.checks import check_input, check_model, check_output, check_samples
+from salience.batches import batches
+from salience.checks import check_input, check_model, listed, whole_number
 from salience.errors import NotApplicable, SalienceWarning, expected, unknown
 from salience.linear import Weights
 from salience.memory import in_parts
 from salience.methods import Method, find
 from salience.methods import methods as registry
-from salience.recording import run_pass
+from salience.recording import checked_pass
 from salience.tape import Tape
 from salience.targets import Part, Target, rows_of
 
@@ -42,9 +43,10 @@ def explain(
     """Maps of every sample by every method, one recorded pass per batch.
 
     model       a module in eval mode, or any function of tensors
-    x           a tensor or array (N, ...); a tuple of them for model(*x), a dict for model(**x);
-                or an iterable of batches (a list, a DataLoader): of a batch (inputs, labels) the
-                first part is used, a dict whole; batches go to the model's device
+    x           a tensor, array or table (N, ...); a tuple of them for model(*x), a dict for
+                model(**x); or an iterable of batches (a list, a DataLoader): of a batch (inputs,
+                labels) the first part is used, a dict whole; batches go to the model's device, and
+                float64 becomes float32 where the model's weights are, with a warning
     methods     names in `salience.methods`; by default all that apply (with a warning about others)
     target      which scalar of the output: see `salience.targets`; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
@@ -74,11 +76,13 @@ def explain(
     """
     chosen, given = choose(methods), dict(parameters or {})
     _check_options(chosen, given, batch_size)
+    whole_number("seed", seed, 0, "The default is 0.")
     check_model(model)
     weights = Weights()
     results: list[Maps] = []
-    with _bar(progress, x, len(chosen)) as bar:
-        for batch, first, total in _batches(x):
+    with _bar(progress, len(chosen)) as bar:
+        for batch, first, total in batches(model, x):
+            bar.total = total
 
             def run(
                 part: slice, batch: Any = batch, first: int = first, total: Any = total
@@ -86,8 +90,7 @@ def explain(
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, _some(batch, part))
                 check_input(model, here)
-                tape = run_pass(model, here, output, weights)
-                check_output(tape.x, tape.output, tape.depends_on_input)
+                tape = checked_pass(model, here, output, weights, given=batch)
                 wanted = rows_of(target, rows, total, tape.output)
                 maps = {}
                 for method in chosen:
@@ -115,17 +118,16 @@ def choose(methods: str | Method | Sequence[str | Method] | None) -> list[Method
     """The methods meant by a name, a list of names, or None for all."""
     if methods is None:
         return list(registry.values())
-    if isinstance(methods, str | Method):
-        methods = [methods]
-    return [find(method) for method in methods]
+    names = [methods] if isinstance(methods, Method) else listed("methods", methods, registry)
+    return [find(method) for method in names]
 
 
 def _check_options(chosen: list[Method], given: Mapping[str, Any], batch_size: Any) -> None:
     for name in given:
         if name not in {method.name for method in chosen}:
             raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
+    if batch_size is not None:
+        whole_number("a batch size", batch_size, 1, "The default is 16.")
 
 
 def _leave_out(method: Method, error: NotApplicable, asked: bool) -> None:
@@ -134,57 +136,10 @@ def _leave_out(method: Method, error: NotApplicable, asked: bool) -> None:
     warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 6)
 
 
-def _bar(progress: bool, x: Any, count: int) -> Any:
+def _bar(progress: bool, count: int) -> Any:
     from tqdm import tqdm
 
-    total = inputs.samples_of(_tensors(x)) if _is_whole(x) else None
-    return tqdm(total=total, disable=not progress, unit="input", desc=f"{count} methods")
-
-
-def _is_whole(x: Any) -> bool:
-    """Whether x holds all samples, rather than batches of them."""
-    return isinstance(x, Tensor | np.ndarray | Mapping | tuple)
-
-
-def _batches(x: Any) -> Iterator[tuple[Any, int, int | None]]:
-    """Inputs with the number of their first sample, and of all samples where it is known."""
-    if _is_whole(x):
-        batch = _tensors(x)
-        yield batch, 0, inputs.samples_of(batch)
-        return
-    if isinstance(x, str | bytes) or not isinstance(x, Iterable):
-        raise expected(
-            "a tensor, an array or an iterable of batches", type(x).__name__,
-            "Load the data first, for example with numpy.load.",
-        )  # fmt: skip
-    first = 0
-    for item in x:
-        batch = item[0] if isinstance(item, list | tuple) and item else item
-        if not isinstance(batch, Tensor | np.ndarray | Mapping | list | tuple):
-            got = type(batch).__name__
-            raise expected("batches that are tensors, or start with one", got, "Stack the samples.")
-        batch = _tensors(batch)
-        yield batch, first, None
-        first += inputs.samples_of(batch)
-
-
-def _tensors(x: Any) -> Any:
-    """The inputs with tensors for arrays."""
-    parts = inputs.parts_of(x)
-    parts = {k: _tensor(p) if isinstance(p, Tensor | np.ndarray) else p for k, p in parts.items()}
-    if isinstance(x, Tensor | np.ndarray) and not x.ndim:
-        raise expected("an input (B, ...)", "()", "Add a batch dimension: x[None].")
-    x = inputs.alike(x, parts)
-    check_samples(x)
-    return x
-
-
-def _tensor(data: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of any array: read-only, reversed and big-endian ones are copied."""
-    if isinstance(data, np.ndarray):
-        native = data.astype(data.dtype.newbyteorder("="), copy=not data.flags.writeable)
-        return torch.from_numpy(np.ascontiguousarray(native))
-    return data
+    return tqdm(disable=not progress, unit="input", desc=f"{count} methods")
 
 
 def _rows_of_parameters(

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from salience.errors import expected
 
 ALONE = None  # the key of a single tensor
 
@@ -21,6 +25,36 @@ class Leaf(NamedTuple):
     value: int  # its number on the trace
     tensor: Tensor  # (B, ...)
     embedded: bool = False  # from ids, by the model's own table
+
+
+def is_array(value: Any) -> bool:
+    """Whether numpy can read a value as one array: tensors, tables and arrays of any library."""
+    return hasattr(value, "__array__") and not isinstance(value, Mapping | type)
+
+
+def tensor_of(data: Any) -> Tensor:
+    """A tensor of any array or table, which stays as it is; the one place where arrays are read.
+
+    Reversed, read-only and big-endian ones are copied, others share their memory. Types of numbers
+    that torch lacks become float64 or int64.
+    """
+    if isinstance(data, Tensor):
+        return data
+    array = np.asarray(data)
+    if array.dtype.kind not in "fiubc" or np.ma.is_masked(data):
+        got = "masked entries" if array.dtype.kind in "fiubc" else f"dtype {array.dtype}"
+        raise expected(
+            "an array of numbers", f"{type(data).__name__} with {got}",
+            "Choose the columns of numbers, and fill what is missing: x.astype('float32').",
+        )  # fmt: skip
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    # a single reversed row counts as contiguous
+    reverse = any(stride < 0 for stride in native.strides)
+    return torch.from_numpy(native.copy() if reverse else np.asarray(native, order="C"))
 
 
 def parts_of(x: Any) -> dict[Any, Any]:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from salience import composites, rules
-from salience.checks import at_least_0, check_bounds
-from salience.errors import SalienceWarning, expected, unknown
+from salience.checks import at_least_0, check_bounds, whole_number
+from salience.errors import SalienceWarning, expected, squeezed, unknown
 from salience.passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})
@@ -78,14 +78,8 @@ def bind(rule: Callable[..., Tensor], parameters: Mapping[str, Any]) -> Callable
     return partial(rule, **{name: parameters[name] for name in parameters if name in takes})
 
 
-def _whole(name: str, value: Any, default: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        cure = f"The default is {default}."
-        raise expected(f"{name}, a whole number of at least 1", repr(value), cure)
-
-
 def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
-    _whole("n", parameters["n"], 50)
+    whole_number("n", parameters["n"], 1, "The default is 50.")
     at_least_0("noise", parameters["noise"], 0.15)
     base = find(parameters["base"])
     if base.run is not None:
@@ -94,7 +88,7 @@ def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
 
 
 def _check_integrated_gradients(parameters: Mapping[str, Any]) -> None:
-    _whole("max_steps", parameters["max_steps"], 256)
+    whole_number("max_steps", parameters["max_steps"], 1, "The default is 256.")
     at_least_0("tol", parameters["tol"], 0.01)
 
 
@@ -189,6 +183,15 @@ _ALL = (
     ),
 )  # fmt: skip
 
+# names, without case and signs, that others have and that are close to none of ours
+_NOT_HERE = frozenset(
+    "ablationcam attentionrollout blurig cam deeplift deepliftshap deepshap eigencam "
+    "expectedgradients featureablation featurepermutation fullgrad gradcam gradcampp "
+    "gradcamplusplus gradientshap guidedgradcam guidedig hirescam kernelshap layercam lime "
+    "occlusion patternattribution patternnet rectgrad rise rollout scorecam shap "
+    "shapleyvaluesampling vargrad xgradcam xrai".split()
+)
+
 methods: dict[str, Method] = {method.name: method for method in _ALL}
 
 
@@ -198,6 +201,9 @@ def find(name: str | Method) -> Method:
         return name
     if not isinstance(name, str):
         raise expected("the name of a method", repr(name), f"Choose one of: {', '.join(methods)}.")
-    if name not in methods:
-        raise unknown("method", name, methods)
-    return methods[name]
+    if name in methods:
+        return methods[name]
+    if squeezed(name) in _NOT_HERE - {squeezed(known) for known in methods}:
+        got = f"{name!r}, a method of the field that is not among them"
+        raise expected("a method that is implemented", got, f"Choose one of: {', '.join(methods)}.")
+    raise unknown("method", name, methods)

@@ -10,7 +10,8 @@ from salience.controls import FLOOR
 from salience.errors import expected, unknown
 from salience.methods import methods as registry
 from salience.pictures import shortened
-from salience.verdicts import THRESHOLDS, interval
+from salience.similarity import bounds_of
+from salience.verdicts import THRESHOLDS, interval, scores_of
 
 if TYPE_CHECKING:
     import xarray
@@ -49,8 +50,7 @@ def similarity(
     """
     from matplotlib.figure import Figure
 
-    scores = [str(v) for v in dataset.data_vars if "stage" in dataset[v].dims]
-    if score not in scores:
+    if score not in (scores := scores_of(dataset)):
         raise unknown("score of this dataset", score, scores)
     if not 0 < level < 1:
         raise expected("a level between 0 and 1", f"{level}", "The default is 0.95.")
@@ -99,7 +99,8 @@ def _curve(axes: Axes, dataset: xarray.Dataset, name: str, score: str, level: fl
     number = _number(name, dataset)
     colour = COLOURS[number % len(COLOURS)]
     places += 0.02 * (number % len(COLOURS) - 3.5)  # lines that coincide lie side by side
-    low, high = np.transpose([(1, 1), *(interval(stage, level=level) for stage in values)])
+    ends = [interval(stage, bounds=bounds_of(score), level=level) for stage in values]
+    low, high = np.transpose([(1, 1), *ends])
     axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
     (line,) = axes.plot(
         places, [1.0, *means], color=colour, marker=_MARKERS[number % len(_MARKERS)], label=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs, targets
+from salience.batches import in_dtype_of
 from salience.beside import as_it_was, generators_kept, version_of
-from salience.checks import check_input, check_model, check_output, no_leaves
+from salience.checks import (
+    check_input,
+    check_length,
+    check_model,
+    check_output,
+    lacks_batch,
+    looks_like_one_sample,
+    no_leaves,
+)
 from salience.errors import expected
 from salience.linear import Weights
 from salience.memory import ran_out_of_memory
@@ -89,13 +98,52 @@ def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
     return outputs
 
 
+def checked_pass(
+    model: Callable[..., Any],
+    x: Any,
+    part: targets.Part = None,
+    weights: Weights | None = None,
+    keep: bool = False,
+    given: Any = None,
+) -> Tape:
+    """A pass with one output per sample; what fails at one sample alone is told as that.
+
+    given  what the user gave, of which x is a part; x itself by default
+    """
+    given = x if given is None else given
+    if looks_like_one_sample(model, given) and _is_one_sample(model, given, part):
+        raise lacks_batch(given)
+    try:
+        tape = run_pass(model, x, part, weights, keep)
+        check_length(tape.x, tape.output)
+    except Exception as error:
+        if ran_out_of_memory(error) or not _is_one_sample(model, given, part):
+            raise
+        raise lacks_batch(given) from error
+    check_output(tape.x, tape.output, tape.depends_on_input)
+    return tape
+
+
+def _is_one_sample(model: Callable[..., Any], x: Any, part: targets.Part) -> bool:
+    """Whether the model takes a batch of x and x for two samples."""
+    if not isinstance(x, Tensor):
+        return False
+    parameter = next(model.parameters(), x) if isinstance(model, nn.Module) else x
+    try:
+        output = run_pass(model, torch.stack([x.to(parameter.device)] * 2), part).output
+    except Exception:  # whatever a model raises
+        return False
+    return output.ndim > 0 and len(output) == 2
+
+
 def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) -> Tape:
     """Record one forward pass of a trained model, to be explained by any method.
 
     model   a module in eval mode, or any function of tensors
     x       a tensor (B, ...); a tuple or list for model(*x); or a dict for model(**x). Floating-
             point inputs are explained; integer ids are explained where the model embeds them;
-            masks, flags and scalars are passed along. All on the model's device and of its dtype
+            masks, flags and scalars are passed along. All on the model's device and of its dtype;
+            float64 becomes float32 where the model's weights are, with a warning
     output  which part to explain where the model returns a tuple or a dict: a key, a position, or
             a path such as (0, "logits") or "0.logits"
 
@@ -116,7 +164,7 @@ def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) ->
     {'input1': (1, 3), 'input2': (1, 4)}
     """
     check_model(model)
+    if isinstance(x, Tensor | Mapping | list | tuple):
+        x = in_dtype_of(model, x, 2)
     check_input(model, x)
-    tape = run_pass(model, x, output)
-    check_output(tape.x, tape.output, tape.depends_on_input)
-    return tape
+    return checked_pass(model, x, output)

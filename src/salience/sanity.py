@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from salience import controls as control
 from salience import inputs
+from salience.batches import whole
 from salience.cascade import Recipe
-from salience.checks import check_input, check_model
+from salience.checks import check_input, check_model, listed, whole_number
 from salience.comparison import Comparison, Scores
 from salience.complexity import complexity_rise
 from salience.errors import expected, unknown
@@ -62,8 +62,9 @@ def randomization_test(
     """Similarity of maps between the trained network and its randomised versions.
 
     model       a module in eval mode; it is not modified, random weights live beside it
-    x           inputs (N, ...), or integer ids that the model embeds; a tuple of inputs for
-                model(*x), a dict for model(**x)
+    x           a tensor, array or table (N, ...), or integer ids that the model embeds; a tuple of
+                inputs for model(*x), a dict for model(**x); float64 becomes float32 where the
+                model's weights are, with a warning
     methods     names in `salience.methods`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     kind        "standard"; "smooth": maps are means over 10 noisy copies of the input; "efficient":
@@ -112,10 +113,14 @@ def randomization_test(
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
     check_model(model)
-    x = _tensors(x)
+    x = whole(model, x)
     check_input(model, x)
     count = inputs.samples_of(x)
-    _check_sizes(repeats, count, kind, batch_size)
+    if not count:
+        raise expected("at least one sample", "none", "Look at how the data were chosen.")
+    _check_sizes(repeats, keep_maps, seed, batch_size)
+    if kind not in KINDS:
+        raise unknown("kind of test", kind, KINDS)
     recipe = Recipe(order, weights, batch_norm, seed, output)
     chosen = _chosen(methods, controls)
     options = {
@@ -144,20 +149,12 @@ def randomization_test(
     return study.dataset(results, {**options, **provenance(model, x)})
 
 
-def _tensors(x: Any) -> Any:
-    """The inputs with tensors for arrays."""
-    arrays = {key: torch.as_tensor(part) if isinstance(part, np.ndarray) else part
-              for key, part in inputs.parts_of(x).items()}  # fmt: skip
-    return inputs.alike(x, arrays)
-
-
-def _check_sizes(repeats: int, samples: int, kind: str, batch_size: int | None) -> None:
-    if repeats < 1 or not samples:
-        raise expected("at least one repeat and one sample", f"{repeats} and {samples}", "")
-    if kind not in KINDS:
-        raise unknown("kind of test", kind, KINDS)
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise expected("a whole batch size of at least 1", repr(batch_size), "The default is 16.")
+def _check_sizes(repeats: int, keep_maps: int, seed: int, batch_size: int | None) -> None:
+    whole_number("repeats", repeats, 1, "The default is 5.")
+    whole_number("keep_maps", keep_maps, 0, "The default is 0: none are kept.")
+    whole_number("seed", seed, 0, "The default is 0.")
+    if batch_size is not None:
+        whole_number("a batch size", batch_size, 1, "The default is 16.")
 
 
 def _chosen(methods: Any, controls: bool) -> list[Method]:
@@ -173,7 +170,7 @@ def _scores(scores: Sequence[str] | None, x: Any) -> dict[str, Similarity]:
     if scores is None:  # HOG needs three cells
         image = is_single(x) and x.ndim == 4 and min(x.shape[-2:]) >= 24
         return {k: score for k, score in similarities.items() if image or k not in SPATIAL}
-    scores = [scores] if isinstance(scores, str) else list(scores)
+    scores = listed("scores", scores, similarities)
     for name in scores:
         if name not in similarities:
             raise unknown("score", name, similarities)

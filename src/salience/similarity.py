@@ -246,3 +246,10 @@ similarities: dict[str, Similarity] = {
     "ssim": Similarity(_prepare_ssim, _compare_ssim),
     "hog": Similarity(_prepare_hog, _correlation),
 }
+
+_BOUNDS = dict.fromkeys(similarities, (-1.0, 1.0)) | {"spearman_abs": (0.0, 1.0)}
+
+
+def bounds_of(score: str) -> tuple[float, float]:
+    """The lowest and the highest score that there is; infinite for scores that users add."""
+    return _BOUNDS.get(score, (-math.inf, math.inf))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from salience.errors import SalienceError, expected, unknown
+from salience.inputs import tensor_of
 
 Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
 Scalar = Callable[[Tensor], Tensor]
@@ -120,7 +121,7 @@ def resolve(target: Target, output: Tensor) -> Scalar:
     if isinstance(target, bool) or target is None:
         raise _unusable(target)
     if isinstance(target, np.ndarray):
-        target = torch.from_numpy(target)
+        target = tensor_of(target)
     if isinstance(target, Tensor) and target.ndim > 0:
         classes = not target.is_floating_point() and target.dtype != torch.bool
         return _per_sample(target.tolist(), output) if classes else _mask(target, output)

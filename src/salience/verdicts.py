@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,27 @@ import numpy as np
 from salience.controls import POSITIVE_METHOD, RANDOM_MAP
 from salience.errors import expected, unknown
 from salience.sanity import RISE
+from salience.sentences import (
+    CONSTANT,
+    INSENSITIVE,
+    PARTIAL,
+    SENSITIVE,
+    UNDEFINED,
+    UNINFORMATIVE,
+    of_control,
+    of_method,
+    of_rise,
+)
+from salience.similarity import bounds_of
 from salience.tables import html_table, text_table
 
 if TYPE_CHECKING:
     import xarray
 
 THRESHOLDS = (0.2, 0.4)  # of the retention: sensitive below, insensitive above
-SENSITIVE, PARTIAL, INSENSITIVE = "sensitive", "partial", "insensitive"
-CONSTANT, UNINFORMATIVE, UNDEFINED = "constant over inputs", "uninformative", "undefined"
+SCORE = "spearman_abs"  # that verdicts are about, where none is named
 Array = np.ndarray[Any, Any]
+Evidence = tuple[float, float, float, int]  # retention, low, high, undefined
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,21 @@ class Verdict:
 
 
 class Verdicts(dict[str, Verdict]):
-    """Verdicts by method, printed as a table."""
+    """Verdicts by method, printed as a table; `score` is what they are about."""
 
-    _head = ("method", "retention", "95% interval", "last", "verdict")
+    def __init__(self, found: Iterable[tuple[str, Verdict]] = (), score: str = SCORE) -> None:
+        super().__init__(found)
+        self.score = score
 
     def __str__(self) -> str:
-        return text_table(self._head, self._rows())
+        return text_table(self._head(), self._rows())
 
     def _repr_html_(self) -> str:
-        return html_table(self._head, self._rows())
+        return html_table(self._head(), self._rows())
+
+    def _head(self) -> Sequence[str]:
+        kept = "rise" if self.score == RISE else "retention"
+        return ("method", kept, "95% interval", "last", "verdict")
 
     def _rows(self) -> list[list[str]]:
         return [
@@ -60,8 +79,8 @@ class Verdicts(dict[str, Verdict]):
                 name,
                 f"{v.retention:.2f}",
                 f"[{v.low:.2f}, {v.high:.2f}]",
-                f"{v.last.get('spearman_abs', np.nan):.2f}",
-                v.verdict,
+                f"{v.last.get(self.score, math.nan):.2f}",
+                v.verdict if v.role == "method" else v.role,
             ]
             for name, v in self.items()
         ]
@@ -88,9 +107,11 @@ def verdicts(
     interval lies above 0, `insensitive` if it lies below.
 
     dataset  from `randomization_test`
-    score    "spearman_abs" unless the test was of the kind "efficient"
+    score    "spearman_abs" unless the test was of the kind "efficient"; the interval of a score
+             that has bounds stays inside them
 
-    Errors: SalienceError for an unknown score or choice of stages.
+    Errors: SalienceError for what is no such dataset, a score that it lacks, and an unknown choice
+    of stages.
 
     Known limits: top-down cascades keep the scale of activations, and an uninformative map scores
     well (Binder 2023); hold the verdict beside a test of faithfulness.
@@ -102,25 +123,47 @@ def verdicts(
     >>> list(salience.verdicts(data))
     ['gradient', 'input', 'random_map']
     """
-    rises = dataset.attrs.get("kind") == "efficient"
-    score = score or (RISE if rises else "spearman_abs")
-    if score not in dataset:
-        raise unknown("score of this dataset", score, [str(name) for name in dataset.data_vars])
+    score = _score(dataset, score)
     if not 0 <= sensitive <= insensitive <= 1:
         raise expected("0 <= sensitive <= insensitive <= 1", f"{sensitive} and {insensitive}", "")
     chosen = _stages(dataset, stages)
-    evidence: dict[str, tuple[float, float, float, int]] = {}
+    evidence: dict[str, Evidence] = {}
     for name in map(str, dataset["method"].values):
         values = dataset[score].sel({"method": name}).values[chosen]  # (stage, repeat, sample)
-        low, high = interval(values, resamples=resamples, seed=seed)
-        if score == "spearman_abs":  # it has no values beyond these
-            low, high = max(low, 0.0), min(high, 1.0)
-        evidence[name] = (_mean(values), low, high, int(np.isnan(values).sum()))
+        ends = interval(values, bounds=bounds_of(score), resamples=resamples, seed=seed)
+        evidence[name] = (_mean(values), *ends, int(np.isnan(values).sum()))
+    rises = score == RISE
     limits = (0.0, 0.0) if rises else (sensitive, insensitive)
-    informative = rises or _informative(evidence, sensitive)
-    return Verdicts(
-        (name, _verdict(dataset, name, evidence[name], informative, limits)) for name in evidence
-    )
+    kept = {name: found[0] for name, found in evidence.items()}
+    doubt = "" if rises else why_uninformative(kept, sensitive)
+    found = ((n, _verdict(dataset, n, score, evidence[n], doubt, limits)) for n in evidence)
+    return Verdicts(found, score)
+
+
+def scores_of(dataset: xarray.Dataset) -> list[str]:
+    """The scores of a randomisation test: what it has for each stage, repeat and sample."""
+    dims = {"method", "stage", "repeat", "sample"}
+    return [str(name) for name, held in dataset.data_vars.items() if set(held.dims) == dims]
+
+
+def _score(dataset: xarray.Dataset, score: str | None) -> str:
+    """The score that verdicts are about."""
+    import xarray
+
+    if not isinstance(dataset, xarray.Dataset) or not (measured := scores_of(dataset)):
+        raise expected(
+            "the dataset of a randomisation test", f"a {type(dataset).__name__} without one",
+            "Maps alone have no verdict: give what salience.randomization_test(model, x) returns.",
+        )  # fmt: skip
+    default = RISE if dataset.attrs.get("kind") == "efficient" else SCORE
+    if score is None and default not in measured:
+        raise expected(
+            f"a test with {default!r}, which verdicts are about by default",
+            f"one with {', '.join(measured)}", f"Name a score: score={measured[0]!r}.",
+        )  # fmt: skip
+    if score is not None and score not in measured:
+        raise unknown("score of this dataset", score, measured)
+    return score or default
 
 
 def _stages(dataset: xarray.Dataset, stages: str) -> Array:
@@ -137,7 +180,12 @@ def _mean(values: Array) -> float:
 
 
 def interval(
-    values: Array, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    values: Array,
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean of values (..., repeat, sample).
 
@@ -145,7 +193,8 @@ def interval(
     share the random networks and all networks the samples (a crossed design; Owen 2007). Deviations
     of a factor with n levels are widened by sqrt(n / chi^2), chi^2 with n - 1 degrees of freedom:
     Student's interval for a normal factor, where percentiles of 5 repeats cover 80 to 90%. A factor
-    with one level adds nothing: one repeat says nothing about others. NaN is left out.
+    with one level adds nothing: one repeat says nothing about others. NaN is left out. What is
+    wider than the bounds of the values is cut there.
     """
     table = values.reshape(-1, *values.shape[-2:])  # (stage, repeat, sample)
     weight = (~np.isnan(table)).sum(0).astype(float)  # (repeat, sample)
@@ -163,37 +212,54 @@ def interval(
             draws = random.multinomial(levels, np.full(levels, 1 / levels), resamples)
             widened = np.sqrt(levels / random.chisquare(levels - 1, resamples))
             means += widened * ((draws @ sums) / (draws @ counts) - centre)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).clip(*bounds)
     return float(low), float(high)
 
 
-def _informative(evidence: dict[str, tuple[float, float, float, int]], sensitive: float) -> bool:
-    """Whether the gradient's maps change, and chance stays low (it does not on tiny inputs)."""
-    controls = [evidence[name] for name in (POSITIVE_METHOD, RANDOM_MAP) if name in evidence]
-    return all(control[0] < sensitive for control in controls)
+def why_uninformative(kept: Mapping[str, float], sensitive: float) -> str:
+    """What keeps a test from telling methods apart, as a clause; empty if nothing does.
+
+    Random maps come first: where they are similar by chance (they are on tiny inputs), so are the
+    plain gradient's, through no fault of theirs.
+
+    kept  the retention of each method and control
+    """
+    for name, maps, alike in (
+        (RANDOM_MAP, "random maps", "are similar by chance, as maps of few entries are"),
+        (POSITIVE_METHOD, "the plain gradient's maps", "stay similar"),
+    ):
+        retention = kept.get(name, 0.0)
+        if math.isnan(retention):
+            return f"the similarity of {maps} is undefined"
+        if retention >= sensitive:
+            return f"even {maps} {alike} ({retention:.2f}, not below {sensitive:g})"
+    return ""
 
 
 def _verdict(
     dataset: xarray.Dataset,
     name: str,
-    evidence: tuple[float, float, float, int],
-    informative: bool,
+    score: str,
+    evidence: Evidence,
+    doubt: str,
     thresholds: tuple[float, float],
 ) -> Verdict:
     retention, low, high, undefined = evidence
     row = dataset.sel({"method": name})
-    constant = bool(row["constant_over_inputs"].item())
     role = str(row["role"].item())
-    rises = dataset.attrs.get("kind") == "efficient"
-    verdict = judge_rise(low, high) if rises else judge(low, high, thresholds)
-    if constant:
+    verdict = judge_rise(low, high) if score == RISE else judge(low, high, thresholds)
+    if bool(row["constant_over_inputs"].item()):
         verdict = CONSTANT
-    elif role == "method" and not informative and verdict != UNDEFINED:
+    elif role == "method" and doubt and verdict != UNDEFINED:
         verdict = UNINFORMATIVE
-    scores = [str(v) for v in dataset.data_vars if "stage" in dataset[v].dims]
-    last = {score: _mean(row[score].values[-1]) for score in scores}
-    words = _sentence if not rises else _sentence_of_rise
-    sentence = words(name, verdict, retention, (low, high), thresholds)
+    last = {held: _mean(row[held].values[-1]) for held in scores_of(dataset)}
+    ends = (low, high)
+    if role != "method":
+        sentence = of_control(name, role, retention, ends, rises=score == RISE)
+    elif score == RISE:
+        sentence = of_rise(name, verdict, retention, ends)
+    else:
+        sentence = of_method(name, verdict, retention, ends, thresholds, doubt)
     return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
 
 
@@ -213,32 +279,3 @@ def judge_rise(low: float, high: float) -> str:
     if low > 0:
         return SENSITIVE
     return INSENSITIVE if high < 0 else PARTIAL
-
-
-def _sentence_of_rise(
-    name: str, verdict: str, rise: float, interval: tuple[float, float], _: Sequence[float]
-) -> str:
-    seen = f"complexity rises by {rise:+.0%} [{interval[0]:+.0%}, {interval[1]:+.0%}]"
-    return f"{name}: {verdict} ({seen} when all weights are randomised)."
-
-
-def _sentence(
-    name: str,
-    verdict: str,
-    retention: float,
-    interval: tuple[float, float],
-    limits: Sequence[float],
-) -> str:
-    kept = f"retention {retention:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
-    return {
-        SENSITIVE: f"{name} depends on what the network learned: its maps change when the weights "
-        f"are randomised ({kept}, all below {limits[0]:g}).",
-        PARTIAL: f"{name} depends on the weights in part ({kept}, not clear of {limits[0]:g} and "
-        f"{limits[1]:g}): compare its maps with a sensitive method's before you believe them.",
-        INSENSITIVE: f"{name} hardly depends on what the network learned ({kept}, all above "
-        f"{limits[1]:g}): a network with random weights gives nearly the same maps.",
-        CONSTANT: f"{name} gives the same map for every input: it says nothing about the inputs.",
-        UNINFORMATIVE: f"no verdict about {name} ({kept}): on this network and these inputs even "
-        f"the plain gradient's maps, or random ones, stay similar; see the controls.",
-        UNDEFINED: f"no verdict about {name}: its similarity is undefined at every stage.",
-    }[verdict]

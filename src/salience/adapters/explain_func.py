@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from salience.explaining import explain
+from salience.inputs import is_array, tensor_of
 from salience.methods import Method, find
 from salience.targets import Part
 
@@ -56,7 +57,7 @@ def quantus(
 
 
 def _as_the_model_takes(inputs: Any, model: Callable[..., Any]) -> Tensor:
-    x = torch.tensor(np.ascontiguousarray(inputs))
+    x = tensor_of(inputs if is_array(inputs) else np.asarray(inputs))
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     if parameters:
         x = x.to(parameters[0].device)

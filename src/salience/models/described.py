@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from salience.checks import first_convolution, looks_like_one_sample
 from salience.errors import expected
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class FileModel(nn.Module):
@@ -106,11 +105,6 @@ def _joined(parts: list[Any]) -> Any:
     return first
 
 
-def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
-    """The first convolution that a model declares, which says how its input must look."""
-    return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
-
-
 def image_layout(model: nn.Module) -> tuple[int, bool]:
     """How a model takes images: its channels (1 or 3), and whether they come last.
 
@@ -126,19 +120,12 @@ def image_layout(model: nn.Module) -> tuple[int, bool]:
 
 
 def check_batch(model: nn.Module, x: Tensor) -> None:
-    """Raise for a single sample without its batch dimension, where the network tells.
-
-    A torch convolution accepts it in silence and takes its channels for samples.
-    """
+    """Raise for a single sample without its batch dimension, where the network tells."""
     if isinstance(model, FileModel):
         check_shape(x, model.input_shape)
         return
-    layer = first_convolution(model)
-    if layer is None:
-        return
-    ndim = layer.weight.ndim
-    if x.ndim == ndim - 1 and x.shape[0] == layer.in_channels > 1:
+    if looks_like_one_sample(model, x):
         raise expected(
-            f"a batch with {ndim} dimensions (B, C, ...)", f"one sample {tuple(x.shape)}",
+            f"a batch with {x.ndim + 1} dimensions (B, C, ...)", f"one sample {tuple(x.shape)}",
             "Add a batch dimension, for example array[None], and save it again.",
         )  # fmt: skip

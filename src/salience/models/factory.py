@@ -76,16 +76,18 @@ def _module(where: str) -> ModuleType:
 
 
 def guarded(call: Any, what: str) -> Any:
-    """What the user's own code returns; what it raises becomes a message with its last line."""
+    """What the user's own code returns; what it raises becomes a message with its last line.
+
+    An exit, too: it would end the command in silence, or with success.
+    """
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
         frames = [f for f in frames if not f.filename.startswith("<frozen")]
         line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise expected(
-            what, f"{type(error).__name__}: {error}{line}", "Correct the code or the name."
-        ) from error
+        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise expected(what, f"{told}{line}", "Correct the code or the name.") from error
 
 
 def _attribute(module: ModuleType, name: str, where: str) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from salience.verdicts import Verdict, interval
+from salience.similarity import bounds_of
+from salience.verdicts import SCORE, Verdict, interval, scores_of
 
 if TYPE_CHECKING:
     import xarray
@@ -24,10 +25,9 @@ def tested(dataset: xarray.Dataset) -> bool:
     return "method" in dataset.dims and "stage" in dataset.dims
 
 
-def scores_of(dataset: xarray.Dataset, score: str | None) -> list[str]:
+def ordered_scores(dataset: xarray.Dataset, score: str | None) -> list[str]:
     """The scores that the dataset holds, the one that verdicts are about first."""
-    held = [str(name) for name in dataset.data_vars if "stage" in dataset[name].dims]
-    return sorted(held, key=lambda name: name != (score or "spearman_abs"))
+    return sorted(scores_of(dataset), key=lambda name: name != (score or SCORE))
 
 
 def similarity(dataset: xarray.Dataset, scores: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -36,7 +36,10 @@ def similarity(dataset: xarray.Dataset, scores: Sequence[str]) -> dict[str, dict
     for score in scores:
         values = dataset[score].transpose("method", "stage", "repeat", "sample").values
         means = [[_mean(stage) for stage in method] for method in values]
-        ends = [[interval(stage, resamples=1000) for stage in method] for method in values]
+        ends = [
+            [interval(stage, bounds=bounds_of(score), resamples=1000) for stage in method]
+            for method in values
+        ]
         found[score] = plain({
             "mean": means,
             "low": [[low for low, _ in method] for method in ends],

@@ -16,7 +16,7 @@ from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
-from salience.verdicts import Verdict, verdicts
+from salience.verdicts import Verdict, Verdicts, verdicts
 
 if TYPE_CHECKING:
     import xarray
@@ -118,9 +118,9 @@ def _template() -> Any:
     return environment.from_string(_asset("page.html.jinja"))
 
 
-def _judged(dataset: xarray.Dataset, score: str | None) -> Mapping[str, Verdict]:
+def _judged(dataset: xarray.Dataset, score: str | None) -> Verdicts:
     if not numbers.tested(dataset):
-        return {}
+        return Verdicts()
     low, high = THRESHOLDS
     return verdicts(dataset, score=score, sensitive=low, insensitive=high)
 
@@ -145,7 +145,7 @@ def _numbers(
 
 def _test(dataset: xarray.Dataset, judged: Mapping[str, Verdict], extras: Extras) -> dict[str, Any]:
     rises = dataset.attrs.get("kind") == "efficient"
-    scores = numbers.scores_of(dataset, extras.score)
+    scores = numbers.ordered_scores(dataset, extras.score)
     return {
         "measure": "rise" if rises else "retention",
         "methods": list(map(str, dataset["method"].values)),

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from salience.errors import expected
 from salience.report import pixels
 from salience.report.extras import Extras
 from salience.report.page import render
@@ -38,6 +39,8 @@ def server(
     dataset: xarray.Dataset, extras: Extras, title: str | None = None, port: int = 0
 ) -> HTTPServer:
     """A server of the page on 127.0.0.1, bound and not yet serving; port 0 is any free one.
+
+    Errors: SalienceError for a port that is taken, or none.
 
     Paths: / (the page), /inputs/SAMPLE, /maps/SAMPLE/STAGE (bytes, see `pixels`).
     """
@@ -83,4 +86,8 @@ def server(
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the terminal is the user's."""
 
-    return _Server((HOST, port), Handler)
+    try:
+        return _Server((HOST, port), Handler)
+    except (OSError, OverflowError) as error:
+        got, cure = f"{port} ({error})", "Port 0 is any free one."
+        raise expected("a free port of this machine, from 0 to 65535", got, cure) from None

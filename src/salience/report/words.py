@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from salience.controls import NEGATIVE, POSITIVE_METHOD
+from salience.report.numbers import SCORES
 from salience.verdicts import (
     CONSTANT,
     INSENSITIVE,
     PARTIAL,
+    SCORE,
     SENSITIVE,
+    THRESHOLDS,
     UNDEFINED,
     UNINFORMATIVE,
     Verdict,
+    Verdicts,
+    why_uninformative,
 )
 
 if TYPE_CHECKING:
@@ -36,49 +42,58 @@ UNTESTED = (
 )
 
 
-def answer(dataset: xarray.Dataset, judged: Mapping[str, Verdict]) -> list[tuple[str, str]]:
+def answer(dataset: xarray.Dataset, judged: Verdicts) -> list[tuple[str, str]]:
     """(heading, sentence) pairs, the conclusion first."""
     groups: dict[str, list[Verdict]] = {}
-    rises = dataset.attrs.get("kind") == "efficient"
     for v in judged.values():
         if v.role == "method":
             groups.setdefault(v.verdict, []).append(v)
     parts = []
     if UNINFORMATIVE in groups:
+        doubt = why_uninformative({n: v.retention for n, v in judged.items()}, THRESHOLDS[0])
         parts.append((
-            "No verdict", "Even the plain gradient's maps survive the randomisation of this "
-            "network, so the test cannot tell its methods apart.",
+            "No verdict", f"On this network and these inputs {doubt}, so the test "
+            "cannot tell its methods apart.",
         ))  # fmt: skip
-    if v := groups.get(SENSITIVE):
-        parts.append((
-            "Passed", f"{listed(v)}: the maps change when the network forgets what it "
-            f"learned. These are the methods to consider for this network.",
-        ))  # fmt: skip
-    if v := groups.get(INSENSITIVE):
-        told = "maps of a network with random weights are no more complex" if rises else (
-            "a network with random weights gives nearly the same maps"
-        )  # fmt: skip
-        parts.append((
-            "Do not believe", f"{listed(v)}: {told}: they do not show what it has learned.",
-        ))  # fmt: skip
-    if v := groups.get(PARTIAL):
-        parts.append((
-            "Undecided", f"{listed(v)}: in part, or not clear of the thresholds. Compare "
-            "the maps with those of a method that passed before you believe them.",
-        ))  # fmt: skip
-    if v := groups.get(CONSTANT):
-        parts.append((
-            "Do not believe", f"{listed(v)}: the same map for every input says nothing about one.",
-        ))  # fmt: skip
-    if v := groups.get(UNDEFINED):
-        parts.append(("No verdict", f"{listed(v)}: similarity is undefined (constant maps)."))
-    return [*parts, ("Why", _why(dataset, groups)), ("How sure", _sure(dataset, judged))]
+    told = _of_groups(rises=dataset.attrs.get("kind") == "efficient")
+    found = [(*told[verdict], groups[verdict]) for verdict in told if verdict in groups]
+    parts += [(heading, f"{listed(v)}: {sentence}") for heading, sentence, v in found]
+    undefined = groups.get(UNDEFINED, [])
+    if v := [one for one in undefined if math.isnan(one.retention)]:
+        parts.append(("No verdict", f"{listed(v)}: the score is undefined (constant maps)."))
+    if v := [one for one in undefined if not math.isnan(one.retention)]:
+        parts.append(("No verdict", f"{listed(v)}: one number has no interval."))
+    why = _why(dataset, groups, judged.score)
+    return [*parts, ("Why", why), ("How sure", _sure(dataset, judged))]
 
 
-def _why(dataset: xarray.Dataset, groups: Mapping[str, Sequence[Verdict]]) -> str:
+def _of_groups(*, rises: bool) -> dict[str, tuple[str, str]]:
+    """verdict -> heading and sentence, in the order of the answer."""
+    as_before = (
+        "maps of a network with random weights are no more complex"
+        if rises
+        else "a network with random weights gives nearly the same maps"
+    )
+    where = "contains 0" if rises else "lies between the thresholds or reaches over one"
+    return {
+        SENSITIVE: (
+            "Passed", "the maps change when the network forgets what it learned. These are the "
+            "methods to consider for this network.",
+        ),
+        INSENSITIVE: ("Do not believe", f"{as_before}: they do not show what it has learned."),
+        PARTIAL: (
+            "In part", f"the interval {where}. Compare the maps with those of a method that passed "
+            "before you believe them.",
+        ),
+        CONSTANT: ("Do not believe", "the same map for every input says nothing about one."),
+    }  # fmt: skip
+
+
+def _why(dataset: xarray.Dataset, groups: Mapping[str, Sequence[Verdict]], score: str) -> str:
+    kept = "rank correlation" if score == SCORE else SCORES.get(score, score)
     told = (
-        "Retention is how much of a method's maps is left, as rank correlation, once the second "
-        "half of the network's stages is random, too: 1 if nothing changes, 0 if nothing is left."
+        f"Retention is how much of a method's maps is left, as {kept}, once the second half of the "
+        "network's stages is random, too: 1 if nothing changes, 0 if nothing is left."
     )
     if dataset.attrs.get("kind") == "efficient":
         return (
@@ -101,8 +116,8 @@ def _sure(dataset: xarray.Dataset, judged: Mapping[str, Verdict]) -> str:
     repeats, samples = dataset.sizes["repeat"], dataset.sizes["sample"]
     told = [
         f"From {_count(repeats, 'random network')} and {_count(samples, 'input')}; intervals are "
-        "95% bootstrap intervals over both, and a verdict is given only where the whole "
-        "interval lies on one side of its threshold."
+        "95% bootstrap intervals over both, and a method passes, or fails, only where the whole "
+        "interval lies on one side of the threshold."
     ]
     if repeats == 1:
         told.append("With one random network, nothing is known of how others would differ.")
