@@ -219,14 +219,13 @@ def test_a_mistake_in_a_command_is_one_line(folder, command, args, message):
     assert not list(folder.glob("out/*"))
 
 
-FORM = 'expected {"weight_map": {NAME: FILE, ...}} as an index of weights; got '
 INDICES: dict[str, tuple[str, str]] = {
-    "a list": ('["model-1.safetensors"]', FORM),
-    "without a map": ('{"metadata": {}}', FORM),
-    "a map that is a list": ('{"weight_map": ["model-1.safetensors"]}', FORM),
-    "files that are numbers": ('{"weight_map": {"head.weight": 1}}', FORM),
-    "no JSON": ('{"weight_map": ', "expected an index of weights; got "),
-    "too deep": ("[" * 100_000, "expected an index of weights; got "),
+    "a list": ('["model-1.safetensors"]', "broken: no fields by their names"),
+    "without a map": ('{"metadata": {}}', "something else"),
+    "a map that is a list": ('{"weight_map": ["model-1.safetensors"]}', "something else"),
+    "files that are numbers": ('{"weight_map": {"head.weight": 1}}', "something else"),
+    "no JSON": ('{"weight_map": ', "broken: "),
+    "too deep": ("[" * 100_000, "broken: "),
 }
 
 
@@ -237,7 +236,8 @@ def test_an_odd_index_of_weights_is_one_line(folder, text, message):
     (folder / "model" / "model-1.safetensors").touch()
     (folder / "model" / "model.safetensors.index.json").write_text(text)
     said = refused("explain", "model", "x.npy", "-o", "out")
-    assert said.startswith(f"{message}model/model.safetensors.index.json")
+    assert message in said
+    assert "model/model.safetensors.index.json" in said
     assert said.endswith("Download it again.")
 
 

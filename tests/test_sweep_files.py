@@ -1,5 +1,8 @@
-"""Networks of Hugging Face and torchvision have the maps of their files: hours of exports, run with
-pytest -m slow -rs tests/test_sweep_files.py, which counts what an exporter or the reader refuses."""
+"""Networks of Hugging Face, torchvision and timm have the maps of their files.
+
+Hours of exports: pytest -m slow -rs tests/test_sweep_files.py, which counts what an exporter or the
+reader refuses.
+"""
 
 from __future__ import annotations
 
