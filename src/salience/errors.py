@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_SPACES = dict.fromkeys("\n\t\u00a0", " ")  # torch's messages have several lines
+
 
 class SalienceError(ValueError):
     """A request that cannot be answered; the message says what to do instead."""
@@ -20,7 +22,20 @@ class NotApplicable(SalienceError):
 
 def expected(what: str, got: str, cure: str) -> SalienceError:
     """The one form of every message of this package."""
-    return SalienceError(f"expected {what}; got {got}. {cure}")
+    return SalienceError(printable(f"expected {what}; got {got}. {cure}"))
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: names of files come from anybody.
+
+    >>> printable("net\\x1b[31m.onnx")
+    'net\\\\x1b[31m.onnx'
+    """
+    return "".join(c if c.isprintable() else _SPACES.get(c) or _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> SalienceError:

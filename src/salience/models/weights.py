@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
+from salience.files import MAX_BYTES, check_size, regular, unpacked
+from salience.models.bounded import Bounded
 
 
-def load_weights(model: nn.Module, file: str | Path) -> None:
+def load_weights(model: nn.Module, file: str | Path, *, max_bytes: int = MAX_BYTES) -> None:
     """Load a file of weights into a model; all names and shapes must fit.
 
-    Errors: SalienceError for a file that is not there, holds more than tensors or does not fit.
+    Errors: SalienceError for a file that is not there, holds more than tensors, takes more than
+    `max_bytes` of memory or does not fit.
     """
-    given = _state(Path(file))
+    given = _state(Path(file), max_bytes)
     own = model.state_dict()
     same = {tensor.data_ptr() for name, tensor in own.items() if name in given}
     missing = [n for n, t in own.items() if n not in given and t.data_ptr() not in same]
@@ -48,13 +51,12 @@ def _some(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _state(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise expected("a file of weights", f"{file}, which is not there", "Check the path.")
+def _state(file: Path, max_bytes: int) -> dict[str, Tensor]:
+    check_size(regular(file, "a file of weights"), f"{file}", max_bytes)
     if file.suffix == ".safetensors":
-        state = _read_safetensors(file)
+        state: Any = read_safetensors(file)
     elif file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        state = read_torch(file, "torch.save(model.state_dict(), FILE)")
+        state = read_torch(file, "torch.save(model.state_dict(), FILE)", max_bytes)
     else:
         raise expected("weights in .safetensors, .pt or .pth", f"{file}", "Convert the file.")
     for key in ("state_dict", "model"):
@@ -71,34 +73,81 @@ def _state(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _read_safetensors(file: Path) -> Any:
-    from safetensors import SafetensorError
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise expected("a safetensors file", f"{file}, broken: {error}", "Save it again.") from None
+    except Exception as error:  # reading alone: a damaged file raises anything
+        why = f"{type(error).__name__} {error}"
+        raise expected("a safetensors file", f"{file}, broken: {why}", "Save it again.") from None
 
 
-def read_torch(file: Path, save: str) -> Any:
-    """What a torch file holds, if that is tensors and plain containers alone."""
+def read_torch(file: Path, save: str, max_bytes: int = MAX_BYTES) -> Any:
+    """What a torch file holds, if that is tensors and plain containers alone.
+
+    save       how such a file is written, for messages
+    max_bytes  that it may take in memory
+    """
+    cure = f"Save it again by {save}."
+    size = regular(file, "a torch file")
+    check_size(size, f"{file}", max_bytes)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickles, which are refused
-            return torch.load(file, map_location="cpu", weights_only=True)
+        check_size(_unpacked(file), f"{file}", max_bytes)
+        with warnings.catch_warnings(), Bounded(max_bytes):
+            warnings.simplefilter("ignore")  # about pickles, which are refused
+            held = torch.load(file, map_location="cpu", weights_only=True)
+        if _storages(held) > max(size, _unpacked(file)):
+            raise ValueError("its tensors are larger than their records")
+        return held
+    except SalienceError:
+        raise
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         got = f"pickled Python objects ({found[1]})" if found else "something else or broken"
         raise expected(
             "a torch file of tensors alone",
-            f"{file}, {got}; objects can run any code when they are read and are refused",
-            f"Save it again by {save}.",
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        cure = f"Save it again by {save}."
-        raise expected("a torch file", f"{file}, broken: {why}", cure) from None
+            f"{file}, {got}; objects can run any code when they are read and are refused", cure,
+        ) from None  # fmt: skip
+    except Exception as error:  # reading alone: a damaged file raises anything
+        raise expected("a torch file", f"{file}, broken: {_why(file, error)}", cure) from None
+
+
+def _why(file: Path, error: Exception) -> str:
+    """What torch says, unless that is to read the file without a guard."""
+    if _is_torchscript(file):
+        return "a TorchScript archive, which is a program and no weights"
+    line = next(iter(str(error).splitlines()), "")
+    return type(error).__name__ if "weights_only" in line or not line else line
+
+
+def _unpacked(file: Path) -> int:
+    """The bytes that the records of a file declare; none of the format before archives."""
+    if not zipfile.is_zipfile(file):
+        return 0
+    with zipfile.ZipFile(file) as archive:
+        return unpacked(archive.infolist())
+
+
+def _storages(held: Any) -> int:
+    """The bytes of all tensors in plain containers; those that are shared count once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    left = [held]
+    while left:
+        item = left.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor) and item.layout == torch.strided:
+            storage = item.untyped_storage()
+            found[storage._cdata] = storage.nbytes()
+        elif isinstance(item, Mapping):
+            left.extend(item.values())
+        elif isinstance(item, list | tuple | set):
+            left.extend(item)
+    return sum(found.values())
 
 
 def refuse_torch_model(file: Path, export: str) -> SalienceError:
@@ -123,5 +172,5 @@ def _is_torchscript(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except Exception:  # of a damaged file
         return False
