@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -164,6 +165,16 @@ def test_few_values_that_are_many_inputs(tmp_path, x):
             load_inputs([tmp_path / "x.npy"], max_bytes=10**6)
 
 
+def test_inputs_that_together_are_too_large(tmp_path):
+    torch.save(
+        {name: torch.ones(1, 1).expand(2, 10**8) for name in "abcdefghijk"}, tmp_path / "x.pt"
+    )
+    with pytest.raises(SalienceError, match=r"at most 8 GB; got .*x.pt, .* would take 8.8 GB"):
+        load_inputs([tmp_path / "x.pt"])
+    x, _ = load_inputs([f"{tmp_path}/x.pt:a"])
+    assert x.shape == (2, 10**8)
+
+
 def test_a_torch_file_that_unpacks_to_more_than_the_limit(tmp_path):
     torch.save({"0.weight": torch.zeros(10**6)}, tmp_path / "plain.pt")
     file = archive(tmp_path / "x.pt", records_of(tmp_path / "plain.pt"))
@@ -293,8 +304,31 @@ def test_as_many_as_a_value_says():
     """Which no shape tells."""
     with Bounded(10**6):
         assert len(torch.repeat_interleave(torch.tensor([1, 10**5]))) == 10**5 + 1
-        with pytest.raises(SalienceError, match="at most 1 MB; got a network with repeat"):
-            torch.repeat_interleave(torch.tensor([1, 10**9]))
+    with pytest.raises(SalienceError, match="at most 1 MB; got a network with repeat"):
+        hidden(lambda: torch.repeat_interleave(torch.tensor([1, 10**9])), 10**6)
+
+
+def hidden(call, most):
+    """A library that runs something and keeps its errors to itself."""
+    with Bounded(most), suppress(Exception):
+        call()
+
+
+def wrapped(call, most):
+    """A library that tells errors in its own words."""
+    with Bounded(most):
+        try:
+            call()
+        except Exception as error:
+            raise RuntimeError(f"in its own words: {error}") from None
+
+
+@pytest.mark.parametrize("library", [hidden, wrapped])
+def test_a_refusal_inside_of_a_library(library):
+    with pytest.raises(SalienceError, match=r"^expected at most 1 MB"):
+        library(lambda: torch.ones(10**9), 10**6)
+    with pytest.raises(SalienceError, match=r"^expected at most 1 MB; got .* would take 9,223 PB"):
+        library(lambda: torch.ones(1, 1).repeat(2**32, 2**32), 10**6)
 
 
 # -- the command line -----------------------------------------------------------------------------

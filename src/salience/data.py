@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from salience import inputs
 from salience.checks import check_samples
-from salience.errors import SalienceError, expected, printable
+from salience.errors import SalienceError, expected, printable, reason
 from salience.files import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience.images import image_files, read_images
 from salience.models import read_torch
@@ -58,11 +58,12 @@ def load_inputs(
                 "Arrays are used as they are: leave these options out.",
             )  # fmt: skip
         held, file = _read_array(*array, max_bytes), array[0]
+        parts = held.values() if isinstance(held, Mapping) else [held]
+        check_size(sum(map(_bytes_of, parts)), f"{file}", max_bytes)
         if not isinstance(held, Mapping):
-            x: Any = _alone(held, file, max_bytes)
+            x: Any = _alone(held, file)
         else:
-            x = {str(name): _tensor(part, f"{file}:{name}", max_bytes)
-                 for name, part in held.items()}  # fmt: skip
+            x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
             check_samples(x)
         return x, [str(i) for i in range(inputs.samples_of(x))]
     files = [file for path in paths for file in image_files(Path(path))]
@@ -103,8 +104,8 @@ def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
                 "objects, which can run any code when they are read and are refused",
                 "Save it again by np.save(FILE, x), x of dtype float32.",
             ) from None  # fmt: skip
-        why = str(error) or type(error).__name__
-        raise expected("a numpy file", f"{file}, broken: {why}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a numpy file", got, "Save it again.") from None
 
 
 def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
@@ -119,14 +120,20 @@ def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
     return dict(held) if key is None else held[key]
 
 
-def _tensor(array: Any, where: str, max_bytes: int) -> Tensor:
+def _bytes_of(array: Any) -> int:
+    """The bytes that inputs will have: ids more than the integers of the file, views their own."""
+    if not isinstance(array, np.ndarray | Tensor):
+        return 0
+    name = str(array.dtype).removeprefix("torch.").lstrip("<>")
+    whole = name.startswith(("i", "u"))  # int32, uint8, i4, u2
+    return math.prod(array.shape) * max(array.itemsize, _ID if whole else 0)
+
+
+def _tensor(array: Any, where: str) -> Tensor:
     """Floating-point numbers as they are, integers as int64, masks as bool."""
     if not isinstance(array, np.ndarray | Tensor):
         raise expected("a tensor of inputs", f"{where} with a {type(array).__name__}",
                        "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
-    whole = not str(array.dtype).rpartition(".")[2].startswith(("float", "bool", "bfloat", ">f"))
-    width = max(array.itemsize, _ID if whole else 0)
-    check_size(math.prod(array.shape) * width, where, max_bytes)  # a view can be of any size
     if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
         kept = array.dtype.kind == "f" and array.dtype.itemsize in (2, 4, 8)
         other = np.dtype({"f": np.float64, "b": np.bool_}.get(array.dtype.kind, np.int64))
@@ -141,9 +148,9 @@ def _tensor(array: Any, where: str, max_bytes: int) -> Tensor:
     )  # fmt: skip
 
 
-def _alone(array: Any, file: Path, max_bytes: int) -> Tensor:
+def _alone(array: Any, file: Path) -> Tensor:
     """The only input: a batch of numbers, or of ids (B, T)."""
-    x = _tensor(array, str(file), max_bytes)
+    x = _tensor(array, str(file))
     ids = not x.is_floating_point()
     if x.dtype == torch.bool or (ids and x.ndim > _MOST_OF_IDS):
         raise expected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 200  # letters of what a library says
 _SPACES = dict.fromkeys("\n\t\u00a0", " ")  # torch's messages have several lines
 
 
@@ -32,6 +33,21 @@ def printable(text: str) -> str:
     'net\\\\x1b[31m.onnx'
     """
     return "".join(c if c.isprintable() else _SPACES.get(c) or _escaped(c) for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says of a broken file, or the kind of its error.
+
+    >>> reason(ValueError("bad magic\\nsee the manual")), reason(EOFError())
+    ('bad magic', 'EOFError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut(lines[0].rstrip("."), _LONGEST)
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many letters: what a damaged file gives for a name may be of any length."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _escaped(character: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
 from salience.files import check_size, regular
 
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -87,7 +87,7 @@ def _read_image(file: Path, channels: int, size: int | None) -> np.ndarray:
             "Scale it down, or cut it and save the parts as a float .npy.",
         ) from None  # fmt: skip
     except Exception as error:  # reading alone: a damaged file raises anything
-        raise expected("an image", f"{file}, broken: {error}", "Save it again.") from None
+        raise expected("an image", f"{file}, broken: {reason(error)}", "Save it again.") from None
     if size is not None:
         picture = _resized(picture, size)
     array = np.array(picture)

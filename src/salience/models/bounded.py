@@ -9,17 +9,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from salience.errors import expected
+from salience.errors import SalienceError, expected
 from salience.files import check_size, in_words
 
 _BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's values say
+
+_BEYOND = 2**63  # bytes, which torch cannot count
 
 
 class Bounded(TorchDispatchMode):
     """Refuses a tensor that is larger than a limit, before memory is given to it.
 
     A few bytes of a file can ask for any size: by a shape, a padding, a number of repeats, or by
-    two long vectors. Each operation is asked for its result's shape first.
+    two long vectors. Each operation is asked for its result's shape first. A refusal that a library
+    catches, or wraps in words of its own, is raised again at the end.
 
     most   bytes of one tensor, views of fewer entries among them
     total  bytes of all that is made together, views left out
@@ -28,12 +31,25 @@ class Bounded(TorchDispatchMode):
     def __init__(self, most: int, total: int | None = None) -> None:
         super().__init__()
         self._most, self._total, self._made = most, total, 0
+        self._refusal: SalienceError | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         given = dict(kwargs or {})
-        sizes = _sizes(func, args, given)
+        try:
+            self._check(func, _sizes(func, args, given))
+        except SalienceError as error:
+            self._refusal = error
+            raise
+        return func(*args, **given)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if self._refusal is not None and error is not self._refusal:
+            raise self._refusal from None
+
+    def _check(self, func: Any, sizes: list[int]) -> None:
         check_size(max(sizes, default=0), f"a network with {func.__name__}", self._most)
         if self._total is not None and not any(r.alias_info for r in func._schema.returns):
             self._made += sum(sizes)
@@ -42,7 +58,6 @@ class Bounded(TorchDispatchMode):
                     "layers as large as the weights in the file", "layers that take more than "
                     f"{in_words(self._total)} when they are built", "Save the network again.",
                 )  # fmt: skip
-        return func(*args, **given)
 
 
 def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]:
@@ -57,8 +72,8 @@ def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]
         given["device"] = "meta"
     try:
         made = func(*args, **given)
-    except Exception:  # it depends on values, or the call itself will say what is wrong
-        return []
+    except Exception as error:  # it depends on values, or the call will say what is wrong
+        return [_BEYOND] if "overflow" in str(error) else []
     return [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
 from salience.files import MAX_BYTES, unpacked
 from salience.models.described import FileModel
 from salience.models.program import DTYPES, Program, calls_of, unsupported
@@ -33,10 +33,8 @@ def load_exported(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     except SalienceError:
         raise
     except Exception as error:  # reading alone: a damaged file raises anything
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise expected(
-            "a file of torch.export.save", f"{file}, broken: {why}", "Save it again."
-        ) from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a file of torch.export.save", got, "Save it again.") from None
 
 
 class _Archive:

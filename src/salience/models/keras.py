@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
 from salience.files import MAX_BYTES, check_size, unpacked
 from salience.models.bounded import Bounded
 from salience.models.described import FileModel
@@ -94,8 +94,8 @@ def load_keras(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     except SalienceError:
         raise
     except Exception as error:  # Keras raises whatever its layers raise
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise expected("a file of Keras 3", f"{file}, broken: {why}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a file of Keras 3", got, "Save it again.") from None
 
 
 def _check_backend() -> None:

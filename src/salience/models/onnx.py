@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
 from salience.files import MAX_BYTES
 from salience.models.described import FileModel
 from salience.models.onnx_branches import graphs_of, refuse_conditions_on_values
@@ -35,8 +35,8 @@ def load_onnx(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     except SalienceError:
         raise
     except Exception as error:  # reading alone: a damaged file raises anything
-        why = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise expected("a file of ONNX", f"{file}, broken: {why}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a file of ONNX", got, "Save it again.") from None
 
 
 def _network(model: Any, read: Read, max_bytes: int) -> nn.Module:

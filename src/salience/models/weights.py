@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, cut, expected, reason
 from salience.files import MAX_BYTES, check_size, regular, unpacked
 from salience.models.bounded import Bounded
 
@@ -48,7 +48,8 @@ def load_weights(model: nn.Module, file: str | Path, *, max_bytes: int = MAX_BYT
 
 
 def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    some = [cut(str(name), 120) for name in names[:count]]
+    return ", ".join(some) + (", ..." if len(names) > count else "")
 
 
 def _state(file: Path, max_bytes: int) -> dict[str, Tensor]:
@@ -80,8 +81,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except Exception as error:  # reading alone: a damaged file raises anything
-        why = f"{type(error).__name__} {error}"
-        raise expected("a safetensors file", f"{file}, broken: {why}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a safetensors file", got, "Save it again.") from None
 
 
 def read_torch(file: Path, save: str, max_bytes: int = MAX_BYTES) -> Any:
@@ -94,18 +95,20 @@ def read_torch(file: Path, save: str, max_bytes: int = MAX_BYTES) -> Any:
     size = regular(file, "a torch file")
     check_size(size, f"{file}", max_bytes)
     try:
-        check_size(_unpacked(file), f"{file}", max_bytes)
+        records = _unpacked(file)
+        check_size(records, f"{file}", max_bytes)
         with warnings.catch_warnings(), Bounded(max_bytes):
             warnings.simplefilter("ignore")  # about pickles, which are refused
             held = torch.load(file, map_location="cpu", weights_only=True)
-        if _storages(held) > max(size, _unpacked(file)):
+        if _storages(held) > max(size, records):
             raise ValueError("its tensors are larger than their records")
         return held
     except SalienceError:
         raise
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        got = f"pickled Python objects ({found[1]})" if found else "something else or broken"
+        named = cut(found[1], 80) if found else ""
+        got = f"pickled Python objects ({named})" if named else "something else or broken"
         raise expected(
             "a torch file of tensors alone",
             f"{file}, {got}; objects can run any code when they are read and are refused", cure,
@@ -118,14 +121,15 @@ def _why(file: Path, error: Exception) -> str:
     """What torch says, unless that is to read the file without a guard."""
     if _is_torchscript(file):
         return "a TorchScript archive, which is a program and no weights"
-    line = next(iter(str(error).splitlines()), "")
-    return type(error).__name__ if "weights_only" in line or not line else line
+    said = reason(error)
+    return type(error).__name__ if "weights_only" in said else said
 
 
 def _unpacked(file: Path) -> int:
     """The bytes that the records of a file declare; none of the format before archives."""
-    if not zipfile.is_zipfile(file):
-        return 0
+    with file.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":  # as torch tells them apart
+            return 0
     with zipfile.ZipFile(file) as archive:
         return unpacked(archive.infolist())
 
