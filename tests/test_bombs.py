@@ -146,6 +146,9 @@ def test_arrays_that_unpack_to_more_than_the_limit(tmp_path):
     for path in ("x.npz", "x.npz:large"):
         with pytest.raises(SalienceError, match=r"at most 1 MB; got .*x.npz, .* 8 MB"):
             load_inputs([f"{tmp_path}/{path}"], max_bytes=10**6)
+    archive(tmp_path / "no.npz", {"rubbish": bytes(8 * 10**6)})
+    with pytest.raises(SalienceError, match=r"at most 1 MB; got .*no.npz, .* 8 MB"):
+        load_inputs([tmp_path / "no.npz"], max_bytes=10**6)
     assert load_inputs([f"{tmp_path}/x.npz:small"], max_bytes=10**6)[0].shape == (2, 2)
     assert load_inputs([f"{tmp_path}/x.npz:large"], max_bytes=10**7)[0].shape == (2, 10**6)
 
