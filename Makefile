@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo lensing imagenet test lint bench zoo clean
+.PHONY: install demo lensing imagenet test fuzz lint bench zoo clean
 
 install: $(VENV)/installed
 
@@ -27,6 +27,9 @@ imagenet: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+fuzz: install
+	SALIENCE_FUZZ=5000 $(BIN)/python -m pytest -q -m slow tests/test_fuzz_*.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """A Keras model explains as the same network in plain torch does; its file is untrusted."""
 
+import io
 import json
 import os
+import random
 import subprocess
 import sys
 import warnings
@@ -10,6 +12,7 @@ import zipfile
 import pytest
 import torch
 from file_nets import Residual, assert_same_maps, images, make
+from limits import within
 from PIL import Image
 from torch import nn
 
@@ -266,11 +269,53 @@ def weights(tmp_path, change):
          "a is kept in another file"),
         (lambda f: f.create_dataset("a", (10**10,), "f4", chunks=True, compression="gzip"),
          "unpack to more than they should"),
+        (lambda f: f.create_dataset("a", (4,), "f4", chunks=(4,), maxshape=(None,),
+                                    compression="lzf"), "a needs the filters"),
+        (lambda f: f.create_dataset("a", (4,), sys.modules["h5py"].string_dtype()),
+         "a holds no numbers"),
+        (lambda f: f.__setitem__("a", sys.modules["numpy"].dtype("f4")), "a is no array"),
     ],
 )  # fmt: skip
 def test_weights_that_lie_elsewhere(saved, tmp_path, change, message):
     file = rewritten(saved[2], tmp_path / "net.keras", **weights(tmp_path, change))
     with pytest.raises(SalienceError, match=message):
+        load_model(file)
+
+
+@pytest.mark.parametrize("place", ["/", "/layers", "/layers/batch_normalization"])
+def test_weights_without_an_end(saved, tmp_path, place):
+    import h5py
+
+    stream = io.BytesIO(zipfile.ZipFile(saved[2]).read("model.weights.h5"))
+    with h5py.File(stream, "a") as held:
+        held["/layers/batch_normalization/again"] = held[place]
+    file = rewritten(saved[2], tmp_path / "net.keras", **{"model.weights.h5": stream.getvalue()})
+    with within(60, gigabytes=1), pytest.raises(SalienceError, match=r"broken: .* linked to twice"):
+        load_model(file)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([L.Dense(2**31)], "at most 8 GB; got a network with .* would take"),
+        ([L.Dense(10**7) for _ in range(9)], "layers as large as the weights in the file"),
+        ([L.Conv2D(10**7, 3)], "layers as large as the weights in the file"),
+        ([L.ReLU() for _ in range(10**4)], "more than 50000 parts of layers"),
+    ],
+)
+def test_a_description_of_more_than_the_weights(saved, tmp_path, layers, message):
+    told = [keras.saving.serialize_keras_object(layer) for layer in layers]
+    generator = random.Random(0)
+    for item in told:  # with names that do not pack well: the file is as large as it must be
+        item["config"]["name"] = f"added_{generator.randbytes(40).hex()}"
+        item["build_config"] = {"input_shape": [None, 8, 8, 3]}
+
+    def change(layer):  # a Sequential of them in the place of a layer
+        layer.update(keras.saving.serialize_keras_object(keras.Sequential([L.ReLU()])))
+        layer["config"].update(layers=told, build_input_shape=[None, 8, 8, 3], name="conv")
+
+    file = rewritten(saved[2], tmp_path / "net.keras", change)
+    with within(60, gigabytes=1.5), pytest.raises(SalienceError, match=message):
         load_model(file)
 
 

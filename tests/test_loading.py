@@ -1,6 +1,8 @@
 """Networks by name and inputs by path: what loads, and what is refused with which words."""
 
 import pickle
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -152,6 +154,37 @@ def test_weights_that_are_refused(factory, tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(SalienceError, match=message):
         load_model(f"{factory}:net", tmp_path / name)
+
+
+def damaged(whole):
+    """Truncated, and with a byte of another value: everywhere in a small file."""
+    for place in range(0, len(whole), 13):
+        yield whole[:place]
+        yield whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damaged_weights(factory, tmp_path, legacy):
+    file = tmp_path / "w.pt"
+    torch.save({"a": torch.ones(2)}, file, _use_new_zipfile_serialization=not legacy)
+    for content in damaged(file.read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(SalienceError) as raised:
+            load_model(f"{factory}:net", file)
+        assert "weights_only" not in str(raised.value).lower()
+
+
+def test_what_torch_would_rather_read_without_a_guard(factory, tmp_path):
+    with tarfile.open(tmp_path / "w.pt", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(SalienceError, match=r"a torch file; got .*broken: RuntimeError"):
+        load_model(f"{factory}:net", tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "version"):
+            archive.writestr(f"w/{name}", b"3")
+    with pytest.raises(SalienceError, match="broken: a TorchScript archive, which is a program"):
+        load_model(f"{factory}:net", tmp_path / "w.pt")
 
 
 def test_a_sample_without_its_batch_dimension():

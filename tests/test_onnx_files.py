@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +180,7 @@ def outputs_of(case):
     """The outputs of a case by our operators, and as ONNX has them; None: not for tensors."""
     from salience.models.onnx_graph import DOMAINS, _nodes
     from salience.models.onnx_operators import OPERATORS
+    from salience.models.onnx_tensors import reader
 
     graph = case.model.graph
     known = {node.op_type for node in graph.node} <= OPERATORS.keys() | {"Constant"}
@@ -192,7 +194,7 @@ def outputs_of(case):
     except (TypeError, ValueError):  # text, sequences, float8
         return None
     values[""] = None
-    for node in _nodes(graph, {output.name for output in graph.output}):
+    for node in _nodes(graph, {output.name for output in graph.output}, reader(Path())):
         result = node.run([values[name] for name in node.inputs], node.attributes, opset)
         results = result if isinstance(result, tuple) else (result,)
         values.update(zip(node.outputs, results, strict=False))

@@ -23,7 +23,7 @@ from rich.text import Text
 from salience import inputs, results
 from salience import options as opt
 from salience.checks import whole_number
-from salience.errors import SalienceError, SalienceWarning, expected, unknown
+from salience.errors import SalienceError, SalienceWarning, expected, printable, unknown
 from salience.export import (
     device_of,
     outputs_of,
@@ -78,6 +78,7 @@ def explain_command(
     mean: opt.Mean = None,
     std: opt.Std = None,
     param: opt.Param = None,
+    max_bytes: opt.MaxBytes = "8GB",
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a method has no rule for an operation.")
     ] = False,
@@ -139,6 +140,7 @@ def check_command(
     mean: opt.Mean = None,
     std: opt.Std = None,
     param: opt.Param = None,
+    max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
     """Test which methods' maps depend on what the network has learned.
 
@@ -171,7 +173,7 @@ def report_page(
         console = _console()
         report_command(
             study, out, edges=opt.parse_numbers("edges", edges),
-            say=lambda text: console.print(Text(text), soft_wrap=True),
+            say=lambda text: console.print(Text(printable(text)), soft_wrap=True),
         )  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def _explain(given: dict[str, Any]) -> None:
     save_maps(out / "maps.npz", x, arrays, maps, told)
     titles = titles_of(names, given["target"], outputs, values)
     for line in (out / "maps.npz", *save_overviews(out, x, maps, titles)):
-        console.print(Text(str(line)), soft_wrap=True)
+        console.print(Text(printable(str(line))), soft_wrap=True)
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -260,14 +262,14 @@ def _check(given: dict[str, Any]) -> None:
     results.show_study(console, dataset, judged, uncovered, score)
     told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
     for file in results.save_study(out, dataset, judged, told, score, given["form"]):
-        console.print(Text(str(file)), soft_wrap=True)
+        console.print(Text(printable(str(file))), soft_wrap=True)
 
 
 def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
     """What a result says of the command that made it."""
     return {
         "command": json.dumps(_told(given)),
-        "command_line": opt.command_line("check", given),
+        "command_line": printable(opt.command_line("check", given)),
         **weights_file(given.get("weights")),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -296,7 +298,7 @@ def _user_errors() -> Iterator[None]:
     """A user's mistake is a message on stderr and exit code 2; warnings are messages too."""
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        typer.echo(f"Warning: {message}", err=True)
+        typer.echo(printable(f"Warning: {message}"), err=True)
 
     try:
         with warnings.catch_warnings():
@@ -314,7 +316,7 @@ def _user_errors() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
+    typer.echo(printable(f"Error: {message}"), err=True)
     raise typer.Exit(2)
 
 

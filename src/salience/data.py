@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from salience import inputs
 from salience.checks import check_samples
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, printable, reason
+from salience.files import MAX_BYTES, check_size, parse_bytes, regular, unpacked
+from salience.images import image_files, read_images
 from salience.models import read_torch
 from salience.options import parse_numbers
 
 _ARRAYS = (".npy", ".npz", ".pt", ".pth")
-_IMAGES = (".png", ".jpg", ".jpeg")
+_ID = 8  # bytes of an integer, once it is an id
 _MOST_OF_IDS = 3  # dimensions; integers with more are images that were not scaled
-_EIGHT_BIT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def load_inputs(
@@ -32,6 +33,7 @@ def load_inputs(
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> tuple[Any, list[str]]:
     """Inputs (B, ...) from one array file, or (B, channels, H, W) from images, and their names.
 
@@ -42,9 +44,10 @@ def load_inputs(
     size       images: shorter side resized to it, then the central square, in pixels
     mean, std  images: pixel values, scaled to [0, 1], become (value - mean) / std; one number or
                one for each channel
+    max_bytes  that a file, or all images together, may take in memory
 
-    Errors: SalienceError for files that are not there, broken, pickled or without numbers, for
-    inputs with different numbers of samples, and for images of different sizes.
+    Errors: SalienceError for files that are not there, broken, pickled, too large or without
+    numbers, for inputs with different numbers of samples, and for images of different sizes.
     """
     if not paths:
         raise expected("a file of inputs", "none", "Give .npy, .npz, .pt or images.")
@@ -54,17 +57,19 @@ def load_inputs(
                 "images for --size, --mean and --std", f"{paths[0]}",
                 "Arrays are used as they are: leave these options out.",
             )  # fmt: skip
-        held, file = _read_array(*array), array[0]
+        held, file = _read_array(*array, max_bytes), array[0]
+        parts = held.values() if isinstance(held, Mapping) else [held]
+        check_size(sum(map(_bytes_of, parts)), f"{file}", max_bytes)
         if not isinstance(held, Mapping):
             x: Any = _alone(held, file)
         else:
             x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
             check_samples(x)
         return x, [str(i) for i in range(inputs.samples_of(x))]
-    files = [file for path in paths for file in _image_files(Path(path))]
-    x = _read_images(files, channels, size, mean, std)
+    files = [file for path in paths for file in image_files(Path(path))]
+    x = read_images(files, channels, size, mean, std, max_bytes)
     x = x.permute(0, 2, 3, 1).contiguous() if channels_last else x
-    return x, [file.name for file in files]
+    return x, [printable(file.name) for file in files]
 
 
 def _array_file(path: str) -> tuple[Path, str | None] | None:
@@ -75,26 +80,32 @@ def _array_file(path: str) -> tuple[Path, str | None] | None:
     return (Path(path), None) if Path(path).suffix in _ARRAYS and not Path(path).is_dir() else None
 
 
-def _read_array(file: Path, key: str | None) -> Any:
-    if not file.is_file():
-        raise expected("a file of inputs", f"{file}, which is not there", "Check the path.")
+def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
+    size = regular(file, "a file of inputs")
     if file.suffix in (".pt", ".pth"):
-        held = read_torch(file, "torch.save(x, FILE), x a tensor")
+        held = read_torch(file, "torch.save(x, FILE), x a tensor", max_bytes)
         return _pick(held, key, file) if isinstance(held, Mapping) else held
+    check_size(size, f"{file}", max_bytes)
     try:
         with file.open("rb") as stream:
             held = np.load(stream, allow_pickle=False)
-            return held if isinstance(held, np.ndarray) else _pick(held, key, file)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        if isinstance(error, SalienceError):
-            raise
+            if isinstance(held, np.ndarray):
+                return held
+            names = None if key is None else (key, f"{key}.npy")
+            items = [i for i in held.zip.infolist() if names is None or i.filename in names]
+            check_size(unpacked(items), f"{file}", max_bytes)
+            return _pick(held, key, file)
+    except SalienceError:
+        raise
+    except Exception as error:  # reading alone: a damaged file raises anything
         if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
             raise expected(
                 "an array of numbers", f"{file} with no plain array or with pickled Python "
                 "objects, which can run any code when they are read and are refused",
                 "Save it again by np.save(FILE, x), x of dtype float32.",
             ) from None  # fmt: skip
-        raise expected("a numpy file", f"{file}, broken: {error}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a numpy file", got, "Save it again.") from None
 
 
 def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
@@ -107,6 +118,15 @@ def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
         raise expected(f"an array in {file}", got, f"Name one, for example {file}:{names[0]}."
                        if names else "Save it again.")  # fmt: skip
     return dict(held) if key is None else held[key]
+
+
+def _bytes_of(array: Any) -> int:
+    """The bytes that inputs will have: ids more than the integers of the file, views their own."""
+    if not isinstance(array, np.ndarray | Tensor):
+        return 0
+    name = str(array.dtype).removeprefix("torch.").lstrip("<>")
+    whole = name.startswith(("i", "u"))  # int32, uint8, i4, u2
+    return math.prod(array.shape) * max(array.itemsize, _ID if whole else 0)
 
 
 def _tensor(array: Any, where: str) -> Tensor:
@@ -145,9 +165,11 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
     """The network that the options of a command name, its inputs, in its dtype, and their names."""
     from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
 
+    max_bytes = parse_bytes(given["max_bytes"])
     network = load_model(
-        given["model"], given.get("weights"), device=given["device"], seed=given["seed"]
-    )
+        given["model"], given.get("weights"), device=given["device"], seed=given["seed"],
+        max_bytes=max_bytes,
+    )  # fmt: skip
     channels, channels_last = image_layout(network)
     x, names = load_inputs(
         given["data"],
@@ -156,6 +178,7 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
         size=given.get("size"),
         mean=parse_numbers("mean", given.get("mean")),
         std=parse_numbers("std", given.get("std")),
+        max_bytes=max_bytes,
     )
     if isinstance(x, Tensor):
         check_batch(network, x)
@@ -167,77 +190,3 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
 
 def _as_type(dtype: torch.dtype, x: Tensor) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
-
-
-def _image_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in _IMAGES)
-        if not files:
-            raise expected(f"images ({', '.join(_IMAGES)}) in {path}", "none", "Check the folder.")
-        return files
-    if not path.is_file():
-        raise expected("inputs", f"{path}, which is not there", "Check the path.")
-    if path.suffix.lower() not in _IMAGES:
-        raise expected(
-            f"inputs as one of {', '.join(_ARRAYS[:3])}, or images ({', '.join(_IMAGES)})",
-            f"{path}", "Convert the file; arrays one at a time.",
-        )  # fmt: skip
-    return [path]
-
-
-def _read_images(
-    files: Sequence[Path], channels: int, size: int | None, mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Tensor:  # fmt: skip
-    if size is not None and size < 1:
-        raise expected("a size of at least 1 pixel", f"{size}", "The network's own, such as 224.")
-    images = [_read_image(file, channels, size) for file in files]  # (H, W, C) each
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise expected(
-                f"images of one size, {images[0].shape[:2]} as {files[0].name}",
-                f"{file.name} of {image.shape[:2]}", "Give --size.",
-            )  # fmt: skip
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255  # (B, C, H, W)
-    centre, spread = _per_channel(mean, 0.0, channels), _per_channel(std, 1.0, channels)
-    if not bool((spread > 0).all()):
-        raise expected("--std above 0", f"{std}", "In units of pixel values scaled to [0, 1].")
-    return ((x - centre) / spread).contiguous()
-
-
-def _per_channel(values: Sequence[float] | None, default: float, channels: int) -> Tensor:
-    values = [default] if values is None else values
-    if len(values) not in (1, channels):
-        raise expected(f"one number or {channels}, one for each channel", f"{list(values)}",
-                       "Separate them by commas.")  # fmt: skip
-    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-
-
-def _read_image(file: Path, channels: int, size: int | None) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.mode not in _EIGHT_BIT:
-                raise expected("8-bit images", f"{file} of mode {image.mode}",
-                               "Scale it yourself and save it as a float .npy.")  # fmt: skip
-            picture = image.convert("RGB" if channels == 3 else "L")
-    except SalienceError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise expected("an image", f"{file}, broken: {error}", "Save it again.") from None
-    if size is not None:
-        picture = _resized(picture, size)
-    array = np.array(picture)
-    return array if array.ndim == 3 else array[:, :, None]
-
-
-def _resized(picture: Any, size: int) -> Any:
-    """Shorter side to `size`, then the central square."""
-    from PIL import Image
-
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return picture.crop((left, top, left + size, top + size))

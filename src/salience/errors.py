@@ -8,6 +8,8 @@ from difflib import get_close_matches
 _CLOSE = 0.65  # 'epz' is 0.67 of 'eps'; 'gradcam' is 0.53 of 'gradient', and another method
 _SHORT = 2  # letters, which begin too many names
 _SAID = 4  # names at most
+_LONGEST = 200  # letters of what a library says
+_SPACES = dict.fromkeys("\n\t\u00a0", " ")  # torch's messages have several lines
 
 
 class SalienceError(ValueError):
@@ -24,7 +26,35 @@ class NotApplicable(SalienceError):
 
 def expected(what: str, got: str, cure: str) -> SalienceError:
     """The one form of every message of this package."""
-    return SalienceError(f"expected {what}; got {got}. {cure}")
+    return SalienceError(printable(f"expected {what}; got {got}. {cure}"))
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: names of files come from anybody.
+
+    >>> printable("net\\x1b[31m.onnx")
+    'net\\\\x1b[31m.onnx'
+    """
+    return "".join(c if c.isprintable() else _SPACES.get(c) or _escaped(c) for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says of a broken file, or the kind of its error.
+
+    >>> reason(ValueError("bad magic\\nsee the manual")), reason(EOFError())
+    ('bad magic', 'EOFError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut(lines[0].rstrip("."), _LONGEST)
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many letters: what a damaged file gives for a name may be of any length."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> SalienceError:

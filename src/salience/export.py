@@ -42,7 +42,7 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
             with torch.no_grad():
                 raw = inputs.call(network, inputs.each(lambda part: part.to(device), rows))
         except Exception as error:
-            if ran_out_of_memory(error):
+            if ran_out_of_memory(error) or isinstance(error, SalienceError):
                 raise
             raise _not_taken(rows, error) from None
         part, count = select_output(raw, run["output"]).cpu(), inputs.samples_of(rows)

@@ -80,6 +80,13 @@ Mean = Annotated[
         "channel, in units of pixel values scaled to [0, 1]."
     ),
 ]
+MaxBytes = Annotated[
+    str,
+    typer.Option(
+        help="The most memory that a file, or one tensor of a network in a file, may take: 16GB, "
+        "500MB or 2e9."
+    ),
+]
 Std = Annotated[str | None, typer.Option(help="Images: see --mean.")]
 Param = Annotated[
     list[str] | None,

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from salience.errors import expected
+from salience.files import MAX_BYTES, check_size, regular
 from salience.models.described import (
     FileModel,
     channels_first,
@@ -36,6 +37,7 @@ _FORMS = (
     "a file .pt2, .onnx or .keras, or a folder of Hugging Face"
 )
 _EXPORT = "torch.export.save(torch.export.export(model.eval(), (x,)), 'net.pt2')"
+_READ = (".pt2", ".onnx", ".keras")
 _FOREIGN = {  # suffix -> what to do instead
     ".safetensors": "Weights alone: give 'file.py:factory' as MODEL and this file as --weights.",
     ".h5": "Save it again by Keras 3: model.save('net.keras').",
@@ -49,20 +51,23 @@ _FOREIGN = {  # suffix -> what to do instead
 
 
 def load_model(
-    spec: str, weights: str | Path | None = None, *, device: str = "cpu", seed: int = 0
-) -> nn.Module:
+    spec: str, weights: str | Path | None = None, *, device: str = "cpu", seed: int = 0,
+    max_bytes: int = MAX_BYTES,
+) -> nn.Module:  # fmt: skip
     """The network that a name stands for, with its weights, in eval mode on a device.
 
-    spec     "file.py:factory" or "package.module:factory", factory() returning a module;
-             "torchvision:NAME" or "timm:NAME", an architecture, which needs weights;
-             a file .pt2 (torch.export), .onnx or .keras (Keras 3);
-             a folder with config.json and model.safetensors (Hugging Face image classifier)
-    weights  .safetensors, or .pt/.pth with a state dict (read with weights_only=True), also one
-             below "state_dict" or "model" of a checkpoint
-    seed     of what is drawn at random
+    spec       "file.py:factory" or "package.module:factory", factory() returning a module;
+               "torchvision:NAME" or "timm:NAME", an architecture, which needs weights;
+               a file .pt2 (torch.export), .onnx or .keras (Keras 3);
+               a folder with config.json and model.safetensors (Hugging Face image classifier)
+    weights    .safetensors, or .pt/.pth with a state dict (read with weights_only=True), also one
+               below "state_dict" or "model" of a checkpoint
+    seed       of what is drawn at random
+    max_bytes  that a file, or any tensor of the network in it, may take in memory
 
     Errors: SalienceError for a file, a name or weights that are not there, do not load or do not
-    fit, for files with anything that would run, and for whatever a factory raises.
+    fit, for files with anything that would run or that would take more memory than `max_bytes`,
+    and for whatever a factory raises.
 
     >>> import salience.models
     >>> salience.models.load_model("torch.nn:Identity")
@@ -70,9 +75,9 @@ def load_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _from_spec(spec, weights is not None)
+        model = _from_spec(spec, weights is not None, max_bytes)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, max_bytes=max_bytes)
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
@@ -80,17 +85,17 @@ def load_model(
                        "Choose another --device.") from None  # fmt: skip
 
 
-def _from_spec(spec: str, has_weights: bool) -> nn.Module:
+def _from_spec(spec: str, has_weights: bool, max_bytes: int) -> nn.Module:
     file = Path(spec)
     suffix = file.suffix.lower()
     if file.is_dir():
         from salience.models.huggingface import load_folder
 
         return load_folder(file)
-    if suffix in (".pt2", ".onnx", ".keras") or suffix in _FOREIGN or file.is_file():
-        return _from_file(file, suffix)
+    if suffix in _READ or suffix in _FOREIGN or file.is_file():
+        return _from_file(file, suffix, max_bytes)
     if suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        return _from_file(file, suffix)
+        return _from_file(file, suffix, max_bytes)
     scheme, _, architecture = spec.partition(":")
     if scheme in SCHEMES and architecture:
         from salience.models.zoo import build
@@ -103,21 +108,22 @@ def _from_spec(spec: str, has_weights: bool) -> nn.Module:
     return from_factory(where, name)
 
 
-def _from_file(file: Path, suffix: str) -> nn.Module:
-    if not file.is_file() and suffix != ".py":
-        raise expected("a model file", f"{file}, which is not there", "Check the path.")
+def _from_file(file: Path, suffix: str, max_bytes: int) -> nn.Module:
+    if suffix != ".py":
+        size = regular(file, "a model file")
+        check_size(size if suffix in _READ else 0, f"{file}", max_bytes)
     if suffix == ".pt2":
         from salience.models.exported import load_exported
 
-        return load_exported(file)
+        return load_exported(file, max_bytes)
     if suffix == ".onnx":
         from salience.models.onnx import load_onnx
 
-        return load_onnx(file)
+        return load_onnx(file, max_bytes)
     if suffix == ".keras":
         from salience.models.keras import load_keras
 
-        return load_keras(file)
+        return load_keras(file, max_bytes)
     if suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise refuse_torch_model(file, _EXPORT)
     cure = _FOREIGN.get(suffix, f"Save the network as {_EXPORT}.")

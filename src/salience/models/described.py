@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from salience.checks import first_convolution, looks_like_one_sample
 from salience.errors import expected
+from salience.models.bounded import Bounded
 
 
 class FileModel(nn.Module):
@@ -18,6 +19,8 @@ class FileModel(nn.Module):
     network         runs the pass; its parameters, buffers and layers appear here by their names
     shape           of the input, batch first; None where any size will do, or None for unknown
     channels_last   whether images are (B, H, W, C)
+    max_bytes       that a tensor of a pass may have, watched at the first input of each shape:
+                    what a file asks for is its author's choice, not its user's
 
     A file that was saved for batches of n runs any other batch n samples at a time.
     """
@@ -29,6 +32,7 @@ class FileModel(nn.Module):
         *,
         channels_last: bool = False,
         call: Callable[[Tensor], Any] | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         # the same dictionaries: what is moved, loaded or listed here is so in the network
@@ -36,6 +40,8 @@ class FileModel(nn.Module):
         self._modules = network._modules
         self._moved = network._apply
         self.call = network.__call__ if call is None else call
+        self._max_bytes = max_bytes
+        self._watched: set[Any] = set()  # shapes of inputs
         self.input_shape = None if shape is None else tuple(shape)
         self.channels_last = channels_last
 
@@ -43,15 +49,24 @@ class FileModel(nn.Module):
         check_shape(x, self.input_shape)
         batch = self.input_shape[0] if self.input_shape else None
         if batch is None or len(x) == batch:
-            return self.call(x)
+            return self._run(x)
         return _joined([self._part(x[i : i + batch], batch) for i in range(0, len(x), batch)])
+
+    def _run(self, x: Tensor) -> Any:
+        kind = x.shape, x.dtype, x.device
+        if self._max_bytes is None or kind in self._watched:
+            return self.call(x)
+        with Bounded(self._max_bytes):
+            outputs = self.call(x)
+        self._watched.add(kind)
+        return outputs
 
     def _part(self, x: Tensor, batch: int) -> Any:
         """The outputs of some samples, filled up to a whole batch by repeating the last one."""
         count = len(x)
         if count < batch:
             x = x.index_select(0, torch.arange(batch, device=x.device).clamp(max=count - 1))
-        return _cut(self.call(x), count)
+        return _cut(self._run(x), count)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FileModel:
         self._moved(fn, recurse)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
+from salience.files import MAX_BYTES, unpacked
 from salience.models.described import FileModel
 from salience.models.program import DTYPES, Program, calls_of, unsupported
 
@@ -20,7 +21,7 @@ _SCHEMA = 8  # torch 2.8 and later
 _MOST = 2**25  # bytes of a description
 
 
-def load_exported(file: Path) -> nn.Module:
+def load_exported(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     """The network of a torch.export file, whose layers have their names in the model saved.
 
     Errors: SalienceError for a file that is broken, of another format, with pickled parts that the
@@ -28,17 +29,12 @@ def load_exported(file: Path) -> nn.Module:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            return _network(_Archive(archive, file), file)
+            return _network(_Archive(archive, file), max_bytes)
     except SalienceError:
         raise
-    except (
-        zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-        IndexError, RuntimeError, RecursionError, NotImplementedError, MemoryError, AssertionError,
-    ) as error:  # fmt: skip
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise expected(
-            "a file of torch.export.save", f"{file}, broken: {why}", "Save it again."
-        ) from None
+    except Exception as error:  # reading alone: a damaged file raises anything
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a file of torch.export.save", got, "Save it again.") from None
 
 
 class _Archive:
@@ -52,7 +48,7 @@ class _Archive:
         if not models:
             raise ValueError(_why_no_model(names))
         chosen = [name for name in models if name.endswith("models/model.json")] or models
-        if sum(item.file_size for item in items) > file.stat().st_size:  # torch compresses nothing
+        if unpacked(items) > file.stat().st_size:  # torch compresses nothing
             raise ValueError("its records unpack to more than the file")
         if len(chosen) > 1:
             raise ValueError("it holds several networks; save one of them alone")
@@ -112,7 +108,7 @@ def _strided(flat: Tensor, meta: Mapping[str, Any]) -> Tensor:
     return torch.as_strided(flat, sizes, strides, int(meta["storage_offset"]["as_int"]))
 
 
-def _network(archive: _Archive, file: Path) -> nn.Module:
+def _network(archive: _Archive, max_bytes: int) -> nn.Module:
     if f"{archive.root}byteorder" in archive.names and archive.read("byteorder") != b"little":
         raise ValueError("its numbers are big-endian")
     program = archive.describe(f"models/{archive.model}")
@@ -130,7 +126,8 @@ def _network(archive: _Archive, file: Path) -> nn.Module:
     own = {name: tensors[name] for name in dict.fromkeys(state.values())}
     keys = _keys(module["module_call_graph"], len(outputs))
     network = Program(graph, x_name, state, own, outputs, keys)
-    return FileModel(network.eval(), _shape(graph["tensor_values"][x_name]))
+    shape = _shape(graph["tensor_values"][x_name])
+    return FileModel(network.eval(), shape, max_bytes=max_bytes)
 
 
 def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:

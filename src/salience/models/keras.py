@@ -15,9 +15,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, reason
+from salience.files import MAX_BYTES, check_size, unpacked
+from salience.models.bounded import Bounded
 from salience.models.described import FileModel
 from salience.models.keras_layers import use_torch_operations
+from salience.models.keras_weights import stored_bytes
 from salience.models.optional import need
 from salience.models.program import register
 
@@ -27,7 +30,12 @@ _MODULES = re.compile(
     r"dtype_policies|optimizers|losses|metrics)(\.\w+)*"
 )
 _RUN_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
+_WEIGHTS = "model.weights.h5"
 _LARGEST = 20  # times the file's size, unpacked
+_LARGEST_CONFIG = 2**25  # bytes
+_MOST_PARTS = 50_000  # dictionaries in a description; the largest of Keras's own have 14,000
+# bytes that Keras may make: some, and as often the weights, which are drawn, loaded and copied
+_FREE, _TIMES = 2**28, 6
 
 
 class KerasNetwork(nn.Module):
@@ -69,23 +77,25 @@ class KerasNetwork(nn.Module):
             variable._value = getattr(self.get_submodule(path), last)
 
 
-def load_keras(file: Path) -> nn.Module:
+def load_keras(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     """The network of a .keras file, in inference; images come as (B, H, W, C).
 
     Errors: SalienceError where Keras is not installed or runs on another backend, for a file that
-    is broken, and for layers that are not Keras's own or hold Python code.
+    is broken or takes more than `max_bytes`, and for layers that are not Keras's own, hold Python
+    code or are larger than the weights in the file.
     """
     _check_backend()
     try:
-        _check(file)
+        weights = _check(file, max_bytes)
         keras = _import_keras(file)
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
-        return _network(keras, model)
+        with Bounded(max_bytes, _FREE + _TIMES * weights):
+            model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        return _network(keras, model, max_bytes)
     except SalienceError:
         raise
     except Exception as error:  # Keras raises whatever its layers raise
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise expected("a file of Keras 3", f"{file}, broken: {why}", "Save it again.") from None
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a file of Keras 3", got, "Save it again.") from None
 
 
 def _check_backend() -> None:
@@ -111,7 +121,7 @@ def _import_keras(file: Path) -> Any:
     return need("keras", file.name, _INSTALL)
 
 
-def _network(keras: Any, model: Any) -> nn.Module:
+def _network(keras: Any, model: Any, max_bytes: int) -> nn.Module:
     inputs = model.inputs or []
     if len(inputs) != 1:
         raise expected("a network of one input", f"one of {len(inputs)}",
@@ -120,27 +130,36 @@ def _network(keras: Any, model: Any) -> nn.Module:
     layers = model._flatten_layers()
     form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
     return FileModel(
-        KerasNetwork(model).eval(), inputs[0].shape, channels_last=form != "channels_first"
-    )
+        KerasNetwork(model).eval(), inputs[0].shape, channels_last=form != "channels_first",
+        max_bytes=max_bytes,
+    )  # fmt: skip
 
 
-def _check(file: Path) -> None:
-    """Refuse a file with anything but a plain description of Keras's layers and their weights."""
+def _check(file: Path, max_bytes: int) -> int:
+    """The bytes of the weights in a file that is a plain description of Keras's layers and these.
+
+    Errors: SalienceError and ValueError for anything more.
+    """
     need("h5py", file.name, _INSTALL)
     with zipfile.ZipFile(file) as archive:
         items = archive.infolist()
-        if sum(item.file_size for item in items) > _LARGEST * file.stat().st_size:
+        if unpacked(items) > _LARGEST * file.stat().st_size:
             raise ValueError(f"it unpacks to more than {_LARGEST} times its size")
+        check_size(unpacked(items), f"{file}", max_bytes)
         names = {item.filename for item in items}
-        strange = sorted(names - {"metadata.json", "config.json", "model.weights.h5"})
+        strange = sorted(names - {"metadata.json", "config.json", _WEIGHTS})
         if strange:
             raise expected("a .keras file of description and weights", f"{strange[0]!r} in {file}",
                            "Save a model of layers alone, without lookup tables.")  # fmt: skip
+        if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
+            raise ValueError(f"its description has more than {_LARGEST_CONFIG} bytes")
         config = json.loads(archive.read("config.json"))
-        for node in _dicts(config):
+        for number, node in enumerate(_dicts(config)):
             _check_class(node)
-        with archive.open("model.weights.h5") as stream:
-            _check_weights(stream, _LARGEST * file.stat().st_size)
+            if number > _MOST_PARTS:
+                raise ValueError(f"it describes more than {_MOST_PARTS} parts of layers")
+        weights = archive.read(_WEIGHTS)  # whole: so the archive's checksum is looked at
+    return stored_bytes(weights, _LARGEST * file.stat().st_size)
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -170,26 +189,3 @@ def _check_class(node: dict[str, Any]) -> None:
             "A file cannot bring its own classes: give 'file.py:factory' as MODEL, a function that "
             "imports them and loads the model.",
         )  # fmt: skip
-
-
-def _check_weights(stream: Any, largest: int) -> None:
-    """Refuse weights that lie outside of the file, or unpack to more than they should."""
-    import h5py
-
-    total = 0
-    with h5py.File(stream, "r") as file:
-        groups: list[Any] = [file]
-        while groups:
-            group = groups.pop()
-            for name in group:
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise ValueError(f"{name} is a link to elsewhere")
-                item: Any = group[name]
-                if isinstance(item, h5py.Group):
-                    groups.append(item)
-                elif item.external or item.is_virtual:
-                    raise ValueError(f"{name} is kept in another file")
-                else:
-                    total += item.size * item.dtype.itemsize
-            if total > largest or len(groups) > 10**5:
-                raise ValueError("its weights unpack to more than they should")

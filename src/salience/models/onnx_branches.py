@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from salience.errors import expected
@@ -54,19 +52,17 @@ def refuse_conditions_on_values(graph: Any, inputs: set[str]) -> None:
 
 
 def branch_runner(
-    node: Any, outer: list[str], nodes_of: Callable[[Any, set[str]], list[Any]]
+    node: Any,
+    outer: list[str],
+    nodes_of: Callable[[Any, set[str], Callable[[Any], Tensor]], list[Any]],
+    read: Callable[[Any], Tensor],
 ) -> Callable[..., tuple[Tensor, ...]]:
     """The operator that runs a branch: its operands are the condition and the outer values."""
-    from onnx import numpy_helper
-
     held = {}
     for name, graph in branches_of(node).items():
         outputs = [o.name for o in graph.output]
-        constants = {
-            item.name: torch.from_numpy(np.array(numpy_helper.to_array(item)))
-            for item in graph.initializer
-        }
-        held[name] = nodes_of(graph, {*outputs, *outer, *constants}), outputs, constants
+        constants = {item.name: read(item) for item in graph.initializer}
+        held[name] = nodes_of(graph, {*outputs, *outer, *constants}, read), outputs, constants
 
     def run(given: Any, attributes: Mapping[str, Any], opset: int) -> tuple[Tensor, ...]:
         nodes, outputs, constants = held["then_branch" if bool(given[0]) else "else_branch"]

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from salience.errors import expected
 from salience.models.onnx_branches import branch_runner, captured
 from salience.models.onnx_operators import OPERATORS, Operator
+from salience.models.onnx_tensors import Read
 from salience.models.program import register
 
 DOMAINS = ("", "ai.onnx")
@@ -33,11 +33,13 @@ class Node(NamedTuple):
 class OnnxGraph(nn.Module):
     """Runs the calls of an ONNX graph; weights are parameters under their names in the file."""
 
-    def __init__(self, graph: Any, x_name: str, opset: int, values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, graph: Any, x_name: str, opset: int, values: Mapping[str, Tensor], read: Read
+    ) -> None:
         super().__init__()
         self._x_name, self._opset = x_name, opset
         self._outputs = [output.name for output in graph.output]
-        self._nodes = _nodes(graph, set(self._outputs))
+        self._nodes = _nodes(graph, set(self._outputs), read)
         self._places = {}  # name in the file -> name here
         weights = _weights(graph, values)
         for number, (name, value) in enumerate(values.items()):
@@ -71,9 +73,9 @@ class OnnxGraph(nn.Module):
         return {name: values[name] for name in self._outputs}
 
 
-def _nodes(graph: Any, alive: set[str]) -> list[Node]:
+def _nodes(graph: Any, alive: set[str], read: Read) -> list[Node]:
     """The calls in order, constants among them."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     nodes: list[Node] = []
     alive = {*alive, ""}
@@ -84,13 +86,13 @@ def _nodes(graph: Any, alive: set[str]) -> list[Node]:
                 continue
             held = helper.get_attribute_value(item)
             if hasattr(held, "raw_data"):
-                held = torch.from_numpy(np.array(numpy_helper.to_array(held)))
+                held = read(held)
             attributes[item.name] = held.decode() if isinstance(held, bytes) else held
         run = OPERATORS.get(node.op_type, _constant)
         inputs = tuple(node.input)
         if node.op_type == "If":
             outer = captured(node)
-            run, inputs = branch_runner(node, outer, _nodes), (*inputs, *outer)
+            run, inputs = branch_runner(node, outer, _nodes, read), (*inputs, *outer)
         done = tuple(sorted(set(inputs) - alive))
         alive |= set(inputs)
         if node.op_type == "Split":

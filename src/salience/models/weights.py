@@ -14,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, cut, expected, reason
+from salience.files import MAX_BYTES, check_size, regular, unpacked
+from salience.models.bounded import Bounded
 
 
-def load_weights(model: nn.Module, file: str | Path) -> None:
+def load_weights(model: nn.Module, file: str | Path, *, max_bytes: int = MAX_BYTES) -> None:
     """Load a file of weights into a model; all names and shapes must fit.
 
-    Errors: SalienceError for a file that is not there, holds more than tensors or does not fit.
+    Errors: SalienceError for a file that is not there, holds more than tensors, takes more than
+    `max_bytes` of memory or does not fit.
     """
-    given = _state(Path(file))
+    given = _state(Path(file), max_bytes)
     own = model.state_dict()
     same = {tensor.data_ptr() for name, tensor in own.items() if name in given}
     missing = [n for n, t in own.items() if n not in given and t.data_ptr() not in same]
@@ -46,16 +49,16 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
 
 
 def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    some = [cut(str(name), 120) for name in names[:count]]
+    return ", ".join(some) + (", ..." if len(names) > count else "")
 
 
-def _state(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise expected("a file of weights", f"{file}, which is not there", "Check the path.")
+def _state(file: Path, max_bytes: int) -> dict[str, Tensor]:
+    check_size(regular(file, "a file of weights"), f"{file}", max_bytes)
     if file.suffix == ".safetensors":
         state: Any = read_safetensors(file)
     elif file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        state = read_torch(file, "torch.save(model.state_dict(), FILE)")
+        state = read_torch(file, "torch.save(model.state_dict(), FILE)", max_bytes)
     else:
         raise expected("weights in .safetensors, .pt or .pth", f"{file}", "Convert the file.")
     for key in ("state_dict", "model"):
@@ -91,32 +94,80 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
 @contextmanager
 def _said(file: Path) -> Iterator[None]:
     """Raise for a safetensors file that is broken."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (SafetensorError, OSError) as error:
-        raise expected("a safetensors file", f"{file}, broken: {error}", "Save it again.") from None
+    except Exception as error:  # reading alone: a damaged file raises anything
+        got = f"{file}, broken: {reason(error)}"
+        raise expected("a safetensors file", got, "Save it again.") from None
 
 
-def read_torch(file: Path, save: str) -> Any:
-    """What a torch file holds, if that is tensors and plain containers alone."""
+def read_torch(file: Path, save: str, max_bytes: int = MAX_BYTES) -> Any:
+    """What a torch file holds, if that is tensors and plain containers alone.
+
+    save       how such a file is written, for messages
+    max_bytes  that it may take in memory
+    """
+    cure = f"Save it again by {save}."
+    size = regular(file, "a torch file")
+    check_size(size, f"{file}", max_bytes)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickles, which are refused
-            return torch.load(file, map_location="cpu", weights_only=True)
+        records = _unpacked(file)
+        check_size(records, f"{file}", max_bytes)
+        with warnings.catch_warnings(), Bounded(max_bytes):
+            warnings.simplefilter("ignore")  # about pickles, which are refused
+            held = torch.load(file, map_location="cpu", weights_only=True)
+        if _storages(held) > max(size, records):
+            raise ValueError("its tensors are larger than their records")
+        return held
+    except SalienceError:
+        raise
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        got = f"pickled Python objects ({found[1]})" if found else "something else or broken"
+        named = cut(found[1], 80) if found else ""
+        got = f"pickled Python objects ({named})" if named else "something else or broken"
         raise expected(
             "a torch file of tensors alone",
-            f"{file}, {got}; objects can run any code when they are read and are refused",
-            f"Save it again by {save}.",
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        cure = f"Save it again by {save}."
-        raise expected("a torch file", f"{file}, broken: {why}", cure) from None
+            f"{file}, {got}; objects can run any code when they are read and are refused", cure,
+        ) from None  # fmt: skip
+    except Exception as error:  # reading alone: a damaged file raises anything
+        raise expected("a torch file", f"{file}, broken: {_why(file, error)}", cure) from None
+
+
+def _why(file: Path, error: Exception) -> str:
+    """What torch says, unless that is to read the file without a guard."""
+    if _is_torchscript(file):
+        return "a TorchScript archive, which is a program and no weights"
+    said = reason(error)
+    return type(error).__name__ if "weights_only" in said else said
+
+
+def _unpacked(file: Path) -> int:
+    """The bytes that the records of a file declare; none of the format before archives."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":  # as torch tells them apart
+            return 0
+    with zipfile.ZipFile(file) as archive:
+        return unpacked(archive.infolist())
+
+
+def _storages(held: Any) -> int:
+    """The bytes of all tensors in plain containers; those that are shared count once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    left = [held]
+    while left:
+        item = left.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor) and item.layout == torch.strided:
+            storage = item.untyped_storage()
+            found[storage._cdata] = storage.nbytes()
+        elif isinstance(item, Mapping):
+            left.extend(item.values())
+        elif isinstance(item, list | tuple | set):
+            left.extend(item)
+    return sum(found.values())
 
 
 def refuse_torch_model(file: Path, export: str) -> SalienceError:
@@ -141,5 +192,5 @@ def _is_torchscript(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except Exception:  # of a damaged file
         return False

@@ -1,0 +1,83 @@
+"""Operations of a file's network, refused before they make more than a limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from salience.errors import SalienceError, expected
+from salience.files import check_size, in_words
+
+_BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's values say
+
+_BEYOND = 2**63  # bytes, which torch cannot count
+
+
+class Bounded(TorchDispatchMode):
+    """Refuses a tensor that is larger than a limit, before memory is given to it.
+
+    A few bytes of a file can ask for any size: by a shape, a padding, a number of repeats, or by
+    two long vectors. Each operation is asked for its result's shape first. A refusal that a library
+    catches, or wraps in words of its own, is raised again at the end.
+
+    most   bytes of one tensor, views of fewer entries among them
+    total  bytes of all that is made together, views left out
+    """
+
+    def __init__(self, most: int, total: int | None = None) -> None:
+        super().__init__()
+        self._most, self._total, self._made = most, total, 0
+        self._refusal: SalienceError | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        try:
+            self._check(func, _sizes(func, args, given))
+        except SalienceError as error:
+            self._refusal = error
+            raise
+        return func(*args, **given)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if self._refusal is not None and error is not self._refusal:
+            raise self._refusal from None
+
+    def _check(self, func: Any, sizes: list[int]) -> None:
+        check_size(max(sizes, default=0), f"a network with {func.__name__}", self._most)
+        if self._total is not None and not any(r.alias_info for r in func._schema.returns):
+            self._made += sum(sizes)
+            if self._made > self._total:
+                raise expected(
+                    "layers as large as the weights in the file", "layers that take more than "
+                    f"{in_words(self._total)} when they are built", "Save the network again.",
+                )  # fmt: skip
+
+
+def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]:
+    """Bytes of each tensor that a call would return; none where that cannot be told."""
+    tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
+    if given.get("device") == torch.device("meta") or any(t.is_meta for t in tensors):
+        return []
+    if func is _BY_VALUES:
+        return [int(args[0].sum()) * 8]
+    args, given = tree_map(_shape_alone, (args, given))
+    if any(argument.name == "device" for argument in func._schema.arguments):
+        given["device"] = "meta"
+    try:
+        made = func(*args, **given)
+    except Exception as error:  # it depends on values, or the call will say what is wrong
+        return [_BEYOND] if "overflow" in str(error) else []
+    return [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
+
+
+def _shape_alone(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
