@@ -5,6 +5,7 @@ import copy
 import importlib
 import io
 import json
+import os
 import socket
 import threading
 import tracemalloc
@@ -367,3 +368,15 @@ def test_a_budget_counts_one_thread_and_each_place_once():
     with no_larger_than([(4, 4)], "it"), pytest.raises(SalienceError, match="258 tensors"):
         [torch.nn.Linear(1, 1) for _ in range(1000)]
     assert torch.nn.Linear(10**5, 10**5, device="meta").weight.numel() == 10**10
+
+
+def test_weights_are_regular_files_of_a_limit(changed):
+    folder = changed("vit", {})
+    with pytest.raises(SalienceError, match=r"--max-bytes 1GB"):
+        load_model(str(folder), max_bytes=1000)
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "pipe.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    os.mkfifo(folder / "pipe.safetensors")
+    with pytest.raises(SalienceError, match="a pipe or a device"):
+        load_model(str(folder))

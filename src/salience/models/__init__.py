@@ -91,7 +91,7 @@ def _from_spec(spec: str, has_weights: bool, max_bytes: int) -> nn.Module:
     if file.is_dir():
         from salience.models.huggingface import load_folder
 
-        return load_folder(file)
+        return load_folder(file, max_bytes)
     if suffix in _READ or suffix in _FOREIGN or file.is_file():
         return _from_file(file, suffix, max_bytes)
     if suffix in (".pt", ".pth", ".bin", ".ckpt"):

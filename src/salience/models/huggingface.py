@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from salience.errors import SalienceError, expected
+from salience.files import MAX_BYTES, check_size, regular
 from salience.models.budget import no_larger_than
 from salience.models.described import FileModel
 from salience.models.huggingface_fields import Described, described
@@ -26,14 +27,15 @@ _TIMM = "pip install 'salience[timm]'"
 _LARGEST = 2**23  # bytes of JSON; 22,000 labels by their names are 2 million
 
 
-def load_folder(folder: Path) -> nn.Module:
+def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     """The image classifier of a folder with config.json and model.safetensors.
 
     It returns logits (B, classes).
 
     Errors: SalienceError where transformers is not installed, for a folder without these files,
-    with pickled weights alone or with code of its own, for a config.json that says more than an
-    architecture or describes a network larger than its weights, and for another kind of network.
+    with pickled weights alone or with code of its own, with weights of more than `max_bytes`, for a
+    config.json that says more than an architecture or describes a network larger than its weights,
+    and for another kind of network.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -48,6 +50,8 @@ def load_folder(folder: Path) -> nn.Module:
             "Code in folders is not run: give 'file.py:factory' as MODEL.",
         )  # fmt: skip
     weights = _weight_files(folder)
+    size = sum(regular(part, "weights", "Download them again.") for part in weights)
+    check_size(size, f"{folder}", max_bytes)
     shapes = {name: shape for part in weights for name, shape in shapes_of(part).items()}
     longest = max((side for shape in shapes.values() for side in shape), default=0)
     architecture = described(config, file, longest)
@@ -139,8 +143,9 @@ def _channels(architecture: Described, model: Any) -> int | None:
 def _read_json(file: Path) -> dict[str, Any]:
     """A JSON file of a folder, of bounded size."""
     _check_inside(file)
-    if file.stat().st_size > _LARGEST:
-        raise expected(f"{file.name} of at most {_LARGEST} bytes", f"{file.stat().st_size} bytes",
+    size = regular(file, file.name)
+    if size > _LARGEST:
+        raise expected(f"{file.name} of at most {_LARGEST} bytes", f"{size} bytes",
                        "Download it again.")  # fmt: skip
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
