@@ -85,10 +85,20 @@ def test_the_maps_of_a_file(name: str, form: str, tmp_path: Path):
         pytest.skip(f"refused: {error}")
     if not torch.allclose(loaded(x), net(x), rtol=0, atol=TOLERANCE[form]):
         pytest.skip("another function: the exporter's")
-    own, tape = salience.record(net.eval(), x), salience.record(loaded, x)
+    # how far the functions differ: a decomposition rounds otherwise, and kinks make more of that
+    tolerance = max(TOLERANCE[form], 30 * off(slope(loaded, x), slope(net.eval(), x)))
+    assert tolerance < 1e-3
+    own, tape = salience.record(net, x), salience.record(loaded, x)
     for method in METHODS:
         one, two = tape.explain(method, 1), own.explain(method, 1)
-        scale = float(two.abs().max())
-        torch.testing.assert_close(
-            one, two, rtol=0, atol=TOLERANCE[form] * scale, msg=lambda m, k=method: f"{k}: {m}"
-        )
+        assert off(one, two) < tolerance, method
+
+
+def off(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def slope(net: nn.Module, x: Tensor) -> Tensor:
+    """The gradient of class 1, by autograd alone."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(net(x)[:, 1].sum(), x)[0]

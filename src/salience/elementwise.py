@@ -28,6 +28,7 @@ class Elements:
         self._trace = trace
         self._depth: dict[int, int] = {}
         self._tensors: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        self._halves: set[int] = set()  # what the first half of a ReLU with an upper bound makes
         self._at_zero: dict[Any, dict[int, Tensor]] = {}  # root -> what each value is at root = 0
 
     def follow(self, operation: Operation, operands: Mapping[int, Tensor], result: Any) -> None:
@@ -92,26 +93,47 @@ class Elements:
         """
         value, trace = operation.outputs[0], self._trace
         root = trace.dominators.get(value)
-        if root is None or operation.kind == "relu":
+        if root is None:
             return None
-        while root in trace.dominators and not self._is_end(root):
+        is_bounded = self._is_bounded_relu(operation, root)
+        if is_bounded:
+            self._halves.add(root)
+        elif operation.kind == "relu":
+            return None
+        while root in trace.dominators and (root in self._halves or not self._is_end(root)):
             root = trace.dominators[root]
         begin = self._tensors.get(root)
         if begin is None or not begin.is_floating_point():
             return None
         operations = list(slice_of(trace, value, root))
-        is_one = _is_one(operations, trace.dependent)
+        is_one = is_bounded or _is_one(operations, trace.dependent)
         if not is_one and not _scales_one(operations, root):
             return None
         zero = self._at(0.0, value, root, begin)
         if zero is None or not bool(zero.isfinite().all()):
             return None
-        if _adds_relus(operations) and self._is_0_below_0(value, root, begin):
-            return None  # a multiple of one ReLU: each of them has its rule
         kind = self._kind(value, root, begin, operations)
+        if (
+            kind == "activation"
+            and _adds_relus(operations)
+            and self._is_0_below_0(value, root, begin)
+        ):
+            return None  # a multiple of one ReLU: each of them has its rule
         if not is_one and kind == "activation":  # of (x + |x|) / 2, only the whole is a ReLU
             return None
         return root, begin, kind, bool((zero != 0).any())
+
+    def _is_bounded_relu(self, operation: Operation, before: int) -> bool:
+        """Whether a call and the one before it are the two halves of min(max(x, 0), bound)."""
+        root = self._trace.dominators.get(before)
+        begin = None if root is None else self._tensors.get(root)
+        if root is None or begin is None:
+            return False
+        inner = self._trace.producers[before]
+        names, kinds = {operation.name, inner.name}, (operation.kind, inner.kind)
+        if not names <= ops.BOUNDS or "relu" not in kinds:
+            return False
+        return self._kind(operation.outputs[0], root, begin, [operation, inner]) == "bounded_relu"
 
     def _is_end(self, value: int) -> bool:
         """Whether rules treat what made a value by itself: a ReLU, or a constant per channel."""

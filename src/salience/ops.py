@@ -148,6 +148,11 @@ KINKED = frozenset(
     "clamp_min clamp_max threshold hardtanh leaky_relu heaviside gt ge lt le sign sgn".split()
 )
 
+# ... and with a bound from one side, which two of give a ReLU with an upper bound.
+BOUNDS = frozenset(
+    "maximum minimum max min fmax fmin relu clamp clip clamp_min clamp_max threshold".split()
+)
+
 # Functions whose name ends in an underscore although they write nothing.
 RESHAPES_IN_PLACE = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _NOT_IN_PLACE = frozenset(("requires_grad_", "share_memory_", "detach_"))
