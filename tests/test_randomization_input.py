@@ -98,3 +98,30 @@ def test_constant_inputs_have_no_correlation():
         assert salience.verdicts(data)[control].verdict == "undefined"
     assert data.attrs["undefined_spearman"] == 2 * values(data, "spearman", "input").size
     assert np.isfinite(values(data, "spearman", "gradient")).all()
+
+
+def test_samples_that_name_one_another():
+    """Nodes of a graph, whose edges are numbers of samples."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3)
+            self.register_buffer("edges", torch.randint(0, 12, (2, 40)))
+
+        def forward(self, x):
+            for layer in (self.one, self.two):
+                h = layer(x)
+                begin, end = self.edges
+                x = torch.zeros_like(h).index_add(0, end, h[begin])
+                x = x.relu() if layer is self.one else x
+            return x
+
+    net, x = Graph().eval(), torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
+    study = salience.randomization_test(
+        net, x, ["gradient", "lrp_epsilon"], 1, repeats=1, controls=False
+    )
+    assert dict(study.sizes)["stage"] == 2
+    assert bool(study.cost.notnull().all())
+    assert bool(study.spearman.notnull().all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,8 +65,11 @@ class Comparison:
 
     def plan(self, x: Any, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
-        one = some(x, slice(1))
-        tape = checked_pass(self.model, one, self.recipe.output, keep=True, given=x)
+        run = partial(checked_pass, self.model, part=self.recipe.output, keep=True, given=x)
+        try:
+            tape = run(some(x, slice(1)))
+        except IndexError:  # samples that name one another, as nodes of a graph do
+            tape = run(x)
         if self.controls:
             self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
         for name in self.names:
