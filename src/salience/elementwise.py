@@ -123,6 +123,20 @@ class Elements:
             return None
         return root, begin, kind, bool((zero != 0).any())
 
+    def softmax(self, operation: Operation) -> tuple[int, Tensor, str, bool] | None:
+        """What `root` tells of a softmax: exp(x) / sum exp(x)."""
+        operands = [arg.index if isinstance(arg, Ref) else -1 for arg in operation.args]
+        if operation.name not in ops.DIVISIONS or len(operands) != 2:
+            return None
+        above, below = map(self._trace.producers.get, operands)
+        if above is None or below is None or (above.name, below.name) != ("exp", "sum"):
+            return None
+        if list(below.inputs()) != operands[:1]:
+            return None
+        (root,) = above.inputs()
+        begin = self._tensors.get(root)
+        return None if begin is None else (root, begin, "softmax", False)
+
     def _is_bounded_relu(self, operation: Operation, before: int) -> bool:
         """Whether a call and the one before it are the two halves of min(max(x, 0), bound)."""
         root = self._trace.dominators.get(before)

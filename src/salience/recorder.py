@@ -381,7 +381,7 @@ class Recorder(TorchFunctionMode):
         numbers = {self.values.number(t): t for t in operands}
         known = {n: t for n, t in numbers.items() if n is not None and n in self.trace.dependent}
         self.elements.follow(operation, known, result)
-        found = self.elements.root(operation)
+        found = self.elements.root(operation) or self.elements.softmax(operation)
         if found is None:
             return result
         root, begin, kind, shifted = found
