@@ -343,3 +343,40 @@ def test_what_was_computed_before_the_pass_undoes_nothing():
     net(images())  # by a call that records nothing
     after = salience.record(net, images())
     alike(after, before, 1)
+
+
+@pytest.mark.parametrize("shaped", [
+    lambda y, h: y.reshape_as(h), lambda y, h: y.view_as(h), lambda y, h: y.view(h.shape),
+    lambda y, h: y.view(h.shape).type_as(h), lambda y, h: y.view(h.shape).expand_as(h),
+])  # fmt: skip
+def test_a_shape_is_read_without_a_value(shaped):
+    """As LeViT normalises its tokens: the BatchNorm alone reads the linear map."""
+
+    def normalized(net: Image, x: Tensor) -> Tensor:
+        h = net.one(x)
+        return F.relu(net.two(shaped(net.norm(h.flatten(2).unsqueeze(-1)), h)))
+
+    plain = salience.record(Image(lambda net, x: F.relu(net.two(net.norm(net.one(x))))), images())
+    alike(salience.record(Image(normalized), images()), plain, 1)
+
+
+def test_a_scale_belongs_to_a_weight_that_is_expanded():
+    """As an export decomposes a dense layer of tokens whose memory is not in one piece."""
+    norm = Image(None).norm
+
+    class Tokens(nn.Module):
+        def __init__(self, product) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.one, self.two = nn.Linear(8, 4, bias=False), nn.Linear(4, 3)
+            self.norm, self.product = norm, product
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.product(x.flatten(1, 2), self.one.weight.T)
+            z = z * self.norm.weight + self.norm.bias
+            return self.two(F.relu(z)).mean(1)
+
+    plain = salience.record(Tokens(torch.matmul), images())
+    expanded = Tokens(lambda z, weight: torch.bmm(z, weight.expand(len(z), -1, -1)))
+    alike(salience.record(expanded, images()), plain, 1)

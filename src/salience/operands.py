@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -73,6 +74,20 @@ def layer_kind(name: str) -> str:
     return "convolution" if name in _CONVOLUTIONS or name in _TRANSPOSED else "dense"
 
 
+def of_itself(
+    name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+    """view_as(a, b) as view(a, shape of b): it does not read what b holds."""
+    other = args[1] if len(args) > 1 else kwargs.get("other")
+    if name not in _SHAPED_AS or not args or not isinstance(other, Tensor):
+        return name, func, args, kwargs
+    name = _SHAPED_AS[name]
+    return name, getattr(torch.Tensor, name), (args[0], other.shape), {}
+
+
+_SHAPED_AS = {"view_as": "view", "reshape_as": "reshape", "expand_as": "expand"}
+
+
 def flattened(
     name: str, func: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -128,6 +143,8 @@ def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> st
 
 def fold_scale(name: str, slots: Slots, weight: Any, scale: Any, ndim: int) -> Any:
     """The scale (C,) of z's channels as a tensor that multiplies the weight; None: cannot."""
+    if name in ("matmul", "bmm", "baddbmm") and weight.ndim > 2:  # a weight of each sample
+        return scale if slots.weight > slots.activation else None
     tail = (1,) * (weight.ndim - 2)
     if tail and ndim != weight.ndim:  # a single sample
         return None

@@ -47,7 +47,7 @@ from salience.functional import (
 from salience.fused import FUSED, parts_of
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite
-from salience.operands import flattened, linear_slots, positional
+from salience.operands import flattened, linear_slots, of_itself, positional
 from salience.readers import Readers
 from salience.sites import AffineSite, LinearSite
 from salience.trace import (
@@ -325,6 +325,7 @@ class Recorder(TorchFunctionMode):
 
     def _apply(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Run a pure call on values and put it on the trace."""
+        name, func, args, kwargs = of_itself(name, func, args, kwargs)
         operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         if not operands:
             return func(*args, **kwargs)

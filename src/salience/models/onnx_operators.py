@@ -50,6 +50,10 @@ def _gemm(given: Operands, a: Attributes, opset: int) -> Tensor:
 
 def _batch_normalization(given: Operands, a: Attributes, opset: int) -> Tensor:
     x, scale, bias, mean, variance = given
+    if mean.requires_grad or variance.requires_grad:  # of weights, which are standardised so
+        shape = (-1, *(1,) * (x.ndim - 2))
+        factor = scale * (variance + a.get("epsilon", 1e-5)).rsqrt()
+        return x * factor.view(shape) + (bias - mean * factor).view(shape)
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, a.get("epsilon", 1e-5))
 
 
