@@ -18,7 +18,7 @@ from report_pages import small_study
 from salience import SalienceError
 from salience.report.guard import look_at
 from salience.report.store import open_study
-from salience.results import _write
+from salience.results import write_dataset
 
 SECRET = 0.123456789
 
@@ -28,7 +28,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     study = small_study()
     for name in ("study.nc", "study.zarr"):
-        _write(study, folder / name)
+        write_dataset(study, folder / name)
     return folder
 
 

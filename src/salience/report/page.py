@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from salience.files import whole
 from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
@@ -66,13 +67,12 @@ def write(
 ) -> Path:
     """The page as a file; it is whole or not there."""
     plan = None
-    if "maps" in dataset:
-        room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
-        plan = pixels.fitted(dataset, room * 3 // 4)
-    text = render(dataset, extras, title, plan, embedded=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        if "maps" in dataset:
+            room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
+            plan = pixels.fitted(dataset, room * 3 // 4)
+        text = render(dataset, extras, title, plan, embedded=True)
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
