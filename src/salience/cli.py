@@ -170,7 +170,7 @@ def report_page(
     Open it in any browser, or attach it to a mail: nothing in it is loaded
     from elsewhere.
     """
-    with user_errors():
+    with user_errors("no page was written"):
         from salience.report.command import report_command
 
         console = _console()
@@ -187,7 +187,7 @@ def view_page(
     edges: opt.Edges = None,
 ) -> None:
     """Serve the same page to this machine alone, for results too large for one file."""
-    with user_errors():
+    with user_errors("nothing was being written"):
         from salience.report.command import view_command
 
         view_command(study, port=port, edges=opt.parse_numbers("edges", edges))

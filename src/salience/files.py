@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from salience import interrupts
@@ -27,14 +28,13 @@ def whole(file: Path) -> Iterator[Path]:
 
     Errors: OSError, before anything is computed, where nothing can be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}{_PART}")
-    try:
-        partial.touch()
-        yield partial
-        partial.replace(file)
-    finally:
+    beside = file.with_name(f".{file.name}.{os.getpid()}{_PART}")
+    with interrupts.undone(lambda: beside.unlink(missing_ok=True)):
+        beside.touch()
+        yield beside
         with interrupts.ignored():
-            partial.unlink(missing_ok=True)
+            beside.replace(file)
+            interrupts.keep(f"{file} is complete")
 
 
 @contextmanager
@@ -50,44 +50,44 @@ def result_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise expected("a folder for -o", f"{folder}, which is a file", "Choose another name.")
     made = not folder.exists()
-    try:
-        with ExitStack() as held:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(alone_in(folder))
-            except OSError as error:
-                raise expected(
-                    "a folder for -o that can be written to", f"{folder}: {error.strerror}",
-                    "Choose another one.",
-                ) from None  # fmt: skip
-            if (earlier := _result_in(folder)) and not overwrite:
-                raise expected(
-                    "a folder without a result for -o", f"{folder}, which holds {earlier[0].name}",
-                    "Choose another name, or replace that result with --overwrite.",
-                )  # fmt: skip
-            yield held.enter_context(_beside(folder))
-    finally:
+    with ExitStack() as held:
         if made:
-            with suppress(OSError):  # of a folder that holds something by now
-                folder.rmdir()
+            held.enter_context(interrupts.undone(partial(_remove_empty, folder)))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(folder))
+        except OSError as error:
+            raise expected(
+                "a folder for -o that can be written to", f"{folder}: {error.strerror}",
+                "Choose another one.",
+            ) from None  # fmt: skip
+        if (earlier := _result_in(folder)) and not overwrite:
+            raise expected(
+                "a folder without a result for -o", f"{folder}, which holds {earlier[0].name}",
+                "Choose another name, or replace that result with --overwrite.",
+            )  # fmt: skip
+        yield held.enter_context(_beside(folder))
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # where it holds something by now
+        folder.rmdir()
 
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """An empty folder in a folder, whose files take the place of the result in that one."""
-    partial = folder / _PART
-    _remove(partial)  # of a run that was killed
-    partial.mkdir()
-    try:
-        yield partial
+    beside = folder / _PART
+    with interrupts.undone(partial(_remove, beside)):
+        _remove(beside)  # of a run that was killed
+        beside.mkdir()
+        yield beside
         with interrupts.ignored():
             for file in _result_in(folder):
                 _remove(file)
-            for file in partial.iterdir():
+            for file in beside.iterdir():
                 file.replace(folder / file.name)
-    finally:
-        with interrupts.ignored():
-            _remove(partial)
+            interrupts.keep(f"{folder} holds the result")
 
 
 def _result_in(folder: Path) -> list[Path]:

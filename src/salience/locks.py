@@ -24,12 +24,13 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     lock = folder / LOCK
     own = _acquired(lock)
-    try:
+
+    def release() -> None:
+        if _text(lock) == own:
+            lock.unlink()
+
+    with interrupts.undone(release):
         yield
-    finally:
-        with interrupts.ignored():
-            if _text(lock) == own:
-                lock.unlink()
 
 
 def _acquired(lock: Path) -> str:

@@ -15,22 +15,23 @@ from salience.memory import ran_out_of_memory
 
 
 @contextmanager
-def user_errors(kept: str = "nothing was written") -> Iterator[None]:
+def user_errors(kept: str) -> Iterator[None]:
     """A user's mistake is a message and exit code 2, Ctrl-C one and 130; warnings are lines.
 
-    kept  what an interrupted command leaves behind
+    kept  what is left of an interrupted command
     """
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
         typer.echo(f"Warning: {message}", err=True)
 
+    interrupts.keep(kept)
     try:
-        with warnings.catch_warnings(), interrupts.raised():
+        with warnings.catch_warnings():
             warnings.simplefilter("default", SalienceWarning)
             warnings.showwarning = show
             yield
     except KeyboardInterrupt:
-        _end(f"Interrupted: {kept}.", interrupts.EXIT_CODE)
+        _end(interrupts.sentence(), interrupts.EXIT_CODE)
     except (SalienceError, NotImplementedError) as error:
         _end(f"Error: {error}", 2)
     except (OSError, RuntimeError, MemoryError) as error:
@@ -42,6 +43,8 @@ def user_errors(kept: str = "nothing was written") -> Iterator[None]:
             raise
         wants = "expected to read and write files"
         _end(f"Error: {wants}; got {error}. Check the path and the disk.", 2)
+    finally:
+        interrupts.keep()
 
 
 def _end(message: str, code: int) -> NoReturn:
