@@ -19,11 +19,6 @@ SCORES = {
 }  # fmt: skip
 
 
-def tested(dataset: xarray.Dataset) -> bool:
-    """Whether the dataset holds a randomisation test, and not only maps."""
-    return "method" in dataset.dims and "stage" in dataset.dims
-
-
 def scores_of(dataset: xarray.Dataset, score: str | None) -> list[str]:
     """The scores that the dataset holds, the one that verdicts are about first."""
     held = [str(name) for name in dataset.data_vars if "stage" in dataset[name].dims]

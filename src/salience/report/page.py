@@ -17,6 +17,7 @@ from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
+from salience.report.schema import tested
 from salience.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _template() -> Any:
 
 
 def _judged(dataset: xarray.Dataset, score: str | None) -> Mapping[str, Verdict]:
-    if not numbers.tested(dataset):
+    if not tested(dataset):
         return {}
     low, high = THRESHOLDS
     return verdicts(dataset, score=score, sensitive=low, insensitive=high)
@@ -204,7 +205,7 @@ def _figures(dataset: xarray.Dataset, extras: Extras, plan: pixels.Plan | None) 
         height, width = pixels.picture_size(dataset)
         colour = pixels.inputs_depth(dataset) == 3
         roots += figures.panels(dataset.sizes["map_method"], height, width, colour)
-    if numbers.tested(dataset) and dataset.attrs.get("kind") != "efficient":
+    if tested(dataset) and dataset.attrs.get("kind") != "efficient":
         roles, stages = map(list, (dataset["role"].values, dataset["stage"].values))
         roots.append(figures.curves(list(map(str, roles)), _short(stages), THRESHOLDS))
     if extras.attribution is not None:
