@@ -85,7 +85,7 @@ def _check_test(dataset: xarray.Dataset) -> None:
         raise ValueError(f"role holds {', '.join(map(repr, strange))}")
     numbers, count = dataset["number"].values, dataset.attrs.get("stage_count")
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise ValueError(f"the attribute stage_count is {count!r}, which is no number of stages")
+        raise ValueError(f"the attribute stage_count is {count}, which is no number of stages")
     if not (len(numbers) and numbers[0] >= 0 and numbers[-1] < count and _rising(numbers)):
         raise ValueError(f"number holds {numbers[:8].tolist()}, of {count} stages")
 
