@@ -134,7 +134,7 @@ def test_the_command_line_that_is_kept_gives_the_same_again(folder):
         first = file.load()
     line = shlex.split(first.attrs["command_line"])
     assert line[:2] == ["salience", "check"]
-    assert CliRunner().invoke(app, line[1:]).exit_code == 0
+    assert CliRunner().invoke(app, [*line[1:], "--overwrite"]).exit_code == 0
     with xarray.open_dataset("out/study.nc") as file:
         again = file.load()
     assert again.attrs["command_line"] == first.attrs["command_line"]
@@ -183,9 +183,9 @@ def test_options_reach_the_test(folder):
 
 
 def test_zarr_is_written_twice(folder):
-    for seed in (1, 2):
+    for seed, more in ((1, []), (2, ["--overwrite"])):
         checked("nets.py:table", "t.npy", "--format", "zarr", "--methods", "gradient",
-                "--repeats", 1, "--seed", seed)  # fmt: skip
+                "--repeats", 1, "--seed", seed, *more)  # fmt: skip
         with xarray.open_zarr("out/study.zarr", consolidated=False) as data:
             assert data.attrs["seed"] == seed
             assert data["maps"].shape == (1, 3, 3, 6)
@@ -205,7 +205,7 @@ def test_a_part_of_the_output(folder):
             "--repeats", 1)  # fmt: skip
     with xarray.open_dataset("out/study.nc") as data:
         assert data.attrs["output"] == "logits"
-    refused = run("nets.py:Parts", "t.npy", "--output", "logit", "-o", "out")
+    refused = run("nets.py:Parts", "t.npy", "--output", "logit", "-o", "other")
     assert refused.exit_code == 2
     assert "Did you mean 'logits'?" in refused.stderr
 

@@ -112,7 +112,7 @@ def test_the_same_command_gives_the_same_bytes(folder):
     args = ("nets.py:net", "x.npy", "--methods", "smoothgrad,lrp_alpha_beta")
     explained(*args)
     first = (folder / "out/maps.npz").read_bytes()
-    explained(*args)
+    explained(*args, "--overwrite")
     assert (folder / "out/maps.npz").read_bytes() == first
 
 
@@ -144,7 +144,7 @@ def test_uncovered_operations_are_named_and_strict_refuses(folder):
     result, file = explained(*args)
     assert "gelu" in result.stdout
     assert file["guided_backprop"].dtype == np.float32  # the network's type, not the file's
-    refused = run("explain", *args, "--strict", "-o", "out")
+    refused = run("explain", *args, "--strict", "-o", "strict")
     assert refused.exit_code == 2
     assert "expected operations that guided_backprop has rules for; got gelu" in refused.stderr
 
@@ -209,7 +209,10 @@ MISTAKES = {
     "array size": (["nets.py:net", "x.npy", "--size", "8"], "expected images for --size"),
     "device": (["nets.py:net", "x.npy", "--device", "abacus"], "expected a device"),
     "out": (["nets.py:net", "x.npy", "-o", "x.npy"], "expected a folder for -o; got x.npy"),
-    "out below a file": (["nets.py:net", "x.npy", "-o", "x.npy/out"], "write files"),
+    "out below a file": (
+        ["nets.py:net", "x.npy", "-o", "x.npy/out"],
+        "got x.npy/out: Not a directory",
+    ),
 }
 
 

@@ -180,7 +180,7 @@ def test_methods_that_do_not_apply_are_left_out_unless_named(folder):
     result, file = explained("nets.py:normed", "ids.npy", "--methods", "single-pass")
     assert "deep_taylor" not in file and "lrp_epsilon" in file
     assert "Warning: deep_taylor is left out: " in result.stderr
-    refused = run("explain", "nets.py:normed", "ids.npy", "--methods", "deep_taylor", "-o", "out")
+    refused = run("explain", "nets.py:normed", "ids.npy", "--methods", "deep_taylor", "-o", "no")
     assert refused.exit_code == 2
     assert "got 'layer_norm'" in refused.stderr
 
@@ -230,16 +230,19 @@ def test_check_of_several_inputs_has_scores_and_no_maps(folder):
     assert run("report", "out", "-o", "page.html").exit_code == 0
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert "lrp_epsilon" in page and "panel-0" not in page
-    silent, _ = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon", "--show", 0)
+    silent, _ = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon", "--show", 0,
+                        "--overwrite")  # fmt: skip
     assert "not kept" not in silent.stdout
 
 
 @pytest.mark.parametrize("kind", ["signal", "volume"])
 def test_signals_and_volumes(folder, kind):
     explained(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient,lrp_epsilon")
-    _, data = checked(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient", "--show", 2)
+    assert pictures(folder) == ["overview.png"]
+    _, data = checked(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient", "--show", 2,
+                      "--overwrite")  # fmt: skip
     assert not {"ssim", "hog"} & set(data)
-    assert pictures(folder) == ["cascade.png", "overview.png", "similarity.png"]
+    assert pictures(folder) == ["cascade.png", "similarity.png"]
     assert run("report", "out", "-o", "page.html").exit_code == 0
 
 

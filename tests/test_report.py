@@ -152,6 +152,10 @@ def test_attribution_by_quarters_of_the_inputs_values(study: xarray.Dataset, pag
     [
         ([0.0, 0.0, 0.0, 0.0, 1.0, 2.0], ["< 1", ">= 1"]),
         ([0.0, 1.0, 2.0, 3.0], ["< 0.75", "0.75 to 1.5", "1.5 to 2.25", ">= 2.25"]),
+        (
+            [-3e38, 3e38],
+            ["< 0", "0 to 3e+38", ">= 3e+38"],
+        ),  # whose difference float32 does not hold
         ([5.0, 5.0, 5.0, 5.0], None),
         ([0.0, np.nan, 1.0, 2.0], None),
     ],

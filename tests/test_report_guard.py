@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from report_pages import small_study
 from salience import SalienceError
 from salience.report.guard import look_at
 from salience.report.store import open_study
-from salience.results import _write
+from salience.results import write_dataset
 
 SECRET = 0.123456789
 
@@ -28,7 +29,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     study = small_study()
     for name in ("study.nc", "study.zarr"):
-        _write(study, folder / name)
+        write_dataset(study, folder / name)
     return folder
 
 
@@ -227,3 +228,61 @@ def test_maps_that_declare_more_than_they_hold_are_refused(tmp_path: Path) -> No
         archive.writestr("input.npy", raw)
     with pytest.raises(SalienceError, match="less than it declares"):
         open_study(tmp_path)
+
+
+def frame(size: int) -> bytes:
+    """A frame of Zstandard that says how much it holds, and holds 13 numbers."""
+    block = (1 | 1 << 1 | 104 << 3).to_bytes(3, "little") + b"\0"  # the last one: 104 times 0
+    return b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + block
+
+
+UNSIZED = b"\x28\xb5\x2f\xfd\x00\x50" + b"\x02\x00\x10\x00" * 400 + b"\x03\x00\x10\x00"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (frame(10**12), "1000000000000 bytes in place of 104"),
+        (frame(96), "96 bytes in place of 104"),
+        (UNSIZED, "a chunk that does not say how much it holds"),  # 50 MB of 1.6 kB
+        (b"\x50\x2a\x4d\x18" + bytes(20), "does not say"),  # to be skipped
+        (frame(104)[:3], "does not say"),
+        (b"", "does not say"),
+    ],
+)
+def test_a_chunk_of_zarr_that_unpacks_to_more_is_refused(
+    zarr: Path, chunk: bytes, message: str
+) -> None:
+    (zarr / "cost" / "c" / "0").write_bytes(frame(104))
+    with open_study(zarr).dataset as held:
+        np.testing.assert_array_equal(held["cost"].values, np.zeros(13))
+    (zarr / "cost" / "c" / "0").write_bytes(chunk)
+    with pytest.raises(SalienceError, match=f"got cost .*{message}"):
+        open_study(zarr)
+
+
+def test_text_of_zarr_may_not_unpack_to_more_either(zarr: Path) -> None:
+    from numcodecs.zstd import Zstd
+
+    (zarr / "role" / "c" / "0").write_bytes(Zstd().encode(bytes(10**8)))
+    with pytest.raises(SalienceError, match="got role holds a chunk of 100000000 bytes"):
+        open_study(zarr)
+
+
+@pytest.mark.parametrize("fletcher32", [False, True])
+@pytest.mark.parametrize(("size", "message"), [(13, None), (12, "of 96 by"), (10**5, "more than")])
+def test_a_chunk_of_netcdf_that_unpacks_to_more_is_refused(
+    nc: Path, size: int, message: str | None, fletcher32: bool
+) -> None:
+    with h5py.File(nc, "a") as file:
+        made = file.create_dataset("x", (13,), "f8", chunks=(13,), compression="gzip", shuffle=True,
+                                   fletcher32=fletcher32)  # fmt: skip
+        if fletcher32 and message is None:
+            made[:] = 0.0
+        else:  # with no checksum, which stands behind it
+            made.id.write_direct_chunk((0,), zlib.compress(bytes(8 * size)), 0b100)
+    if message is None:
+        look_at(nc)
+    else:
+        with pytest.raises(SalienceError, match=f"got x holds a chunk {message}"):
+            open_study(nc)

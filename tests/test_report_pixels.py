@@ -18,7 +18,16 @@ from report_pages import (
 )
 
 from salience.report import build
-from salience.report.pixels import LEVELS, fitted, input_block, map_block, quantised, whole
+from salience.report.pixels import (
+    LEVELS,
+    MISSING,
+    fitted,
+    input_block,
+    map_block,
+    quantised,
+    signed_methods,
+    whole,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,21 @@ def test_codes_of_undefined_and_empty_maps() -> None:
     assert peaks.tolist() == [2.0, 0.0] and limits[1] == 0
     assert codes[0].ravel().tolist() == [-128, round(127 * 0.5**0.5), -127, -128]
     assert not codes[1].any()
+
+
+def test_what_float32_does_not_hold_is_missing_without_a_warning() -> None:
+    values = np.ones((1, 1, 1, 2, 2, 3))
+    values[..., 0, :, 0, 0], values[..., 0, 0, 0, 1], values[..., 1, 0, 2] = 1.7e308, 3e38, np.inf
+    values[..., 1, 0, 1] = 3e38  # each fits, and their sum does not
+    dims = ("map_method", "map_stage", "map_sample", "axis_1", "axis_2", "axis_3")
+    data = xarray.Dataset({"maps": (dims, values)})
+    codes = np.frombuffer(map_block(data, 0, 0, (2, 3))[8:], np.int8).tolist()
+    assert codes == [MISSING, MISSING, MISSING, LEVELS, LEVELS, LEVELS]
+    assert signed_methods(data) == [False]
+    odd = np.frombuffer(b"\1\0\xa0\x7f" * 12, "<f4").reshape(values.shape)  # a signalling NaN
+    codes = np.frombuffer(map_block(data.assign(maps=(dims, odd)), 0, 0, (2, 3))[8:], np.int8)
+    assert (codes == MISSING).all()
+    assert signed_methods(data.assign(maps=(dims, odd))) == [False]
 
 
 def test_a_large_study_fits_into_15_megabytes_and_says_what_it_left_out(tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
 """Saliency maps of trained networks by every established method, and which of them to believe."""
 
+from salience.interrupts import end_quietly
+
+end_quietly()  # before torch, which takes seconds to load
+
+# ruff: noqa: E402
 from salience import adapters
 from salience.attribution import attribution_by_value
 from salience.coverage import Coverage

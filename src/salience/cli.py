@@ -6,12 +6,10 @@ import json
 import platform
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from rich.text import Text
 from salience import inputs, results
 from salience import options as opt
 from salience.checks import whole_number
-from salience.errors import SalienceError, SalienceWarning, expected, printable, unknown
+from salience.errors import printable, unknown
 from salience.export import (
     device_of,
     outputs_of,
@@ -33,12 +31,18 @@ from salience.export import (
     titles_of,
     uncovered_operations,
 )
-from salience.memory import ran_out_of_memory
+from salience.manners import user_errors
+from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance, weights_file
 from salience.recording import record
 from salience.sanity import randomization_test
+from salience.targets import Target
 from salience.together import can_be_shown, some
+from salience.writing import result_folder
+
+if TYPE_CHECKING:
+    import xarray
 
 app = typer.Typer(
     help="Saliency maps of trained PyTorch networks by every established method.",
@@ -78,10 +82,11 @@ def explain_command(
     mean: opt.Mean = None,
     std: opt.Std = None,
     param: opt.Param = None,
-    max_bytes: opt.MaxBytes = "8GB",
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a method has no rule for an operation.")
     ] = False,
+    overwrite: opt.Overwrite = False,
+    max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
     """Explain a trained network on data: one map per input and method.
 
@@ -89,7 +94,7 @@ def explain_command(
     and the provenance of the run) and overview.png (a row per input, a column
     per method).
     """
-    with _user_errors():
+    with user_errors(f"{out} is as it was"):
         _explain({key: value for key, value in locals().items() if value is not None})
 
 
@@ -140,6 +145,7 @@ def check_command(
     mean: opt.Mean = None,
     std: opt.Std = None,
     param: opt.Param = None,
+    overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
     """Test which methods' maps depend on what the network has learned.
@@ -152,7 +158,7 @@ def check_command(
     verdicts.json, similarity.png (how alike the maps are at each stage) and
     cascade.png (the maps down the cascade).
     """
-    with _user_errors():
+    with user_errors(f"{out} is as it was"):
         _check({key: value for key, value in locals().items() if value is not None})
 
 
@@ -167,7 +173,7 @@ def report_page(
     Open it in any browser, or attach it to a mail: nothing in it is loaded
     from elsewhere.
     """
-    with _user_errors():
+    with user_errors("no page was written"):
         from salience.report.command import report_command
 
         console = _console()
@@ -184,7 +190,7 @@ def view_page(
     edges: opt.Edges = None,
 ) -> None:
     """Serve the same page to this machine alone, for results too large for one file."""
-    with _user_errors():
+    with user_errors("nothing was being written"):
         from salience.report.command import view_command
 
         view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
@@ -204,23 +210,23 @@ def _explain(given: dict[str, Any]) -> None:
         "seed": given["seed"],
         "strict": given["strict"],
     }
-    out = _folder(given["out"])
-    network, x, names = load_study(given)
-    outputs, values = outputs_of(network, x, run)
-    console = _console()
-    table, maps = timed_maps(network, x, chosen, run, skip=given["methods"] in _SETS)
-    console.print(table)
-    told = json.dumps({
-        **provenance(network, x),
-        "numpy": np.__version__,
-        "options": _told(given),
-        "methods": {m.name: m.bound(run["parameters"].get(m.name, {})) for m in chosen},
-    })  # fmt: skip
-    arrays = {"output": outputs, "target_value": values}
-    save_maps(out / "maps.npz", x, arrays, maps, told)
-    titles = titles_of(names, given["target"], outputs, values)
-    for line in (out / "maps.npz", *save_overviews(out, x, maps, titles)):
-        console.print(Text(printable(str(line))), soft_wrap=True)
+    out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
+    with result_folder(out, overwrite) as folder:
+        network, x, names = load_study(given)
+        outputs, values = outputs_of(network, x, run)
+        table, maps = timed_maps(network, x, chosen, run, skip=given["methods"] in _SETS)
+        _console().print(table)
+        told = json.dumps({
+            **provenance(network, x),
+            "numpy": np.__version__,
+            "options": _told(given),
+            "methods": {m.name: m.bound(run["parameters"].get(m.name, {})) for m in chosen},
+        })  # fmt: skip
+        arrays = {"output": outputs, "target_value": values}
+        save_maps(folder / "maps.npz", x, arrays, maps, told)
+        titles = titles_of(names, given["target"], outputs, values)
+        lines = [folder / "maps.npz", *save_overviews(folder, x, maps, titles)]
+    _show_files(out, lines)
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -239,30 +245,46 @@ def _check(given: dict[str, Any]) -> None:
     if given["form"] not in results.FORMATS:
         raise unknown("format", given["form"], results.FORMATS)
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
-    out = _folder(given["out"])
-    network, x, names = load_study(given)
-    outputs_of(network, x, {**options, "target": target})
-    scores = opt.parse_scores(given["scores"], score, x)
-    device = device_of(network, x)
-    x = inputs.each(lambda part: part.to(device), x)
-    tape = record(network, some(x, slice(1)), output=options["output"])
-    uncovered = uncovered_operations(tape, chosen)
-    console = _console()
-    if options["keep_maps"] and not can_be_shown(x, tape.leaves):
-        console.print("Maps of several inputs are scored as one, and not kept to be shown.")
-        options["keep_maps"] = 0
-    wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
+    out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
+    with result_folder(out, overwrite) as folder:
+        network, x, names = load_study(given)
+        outputs_of(network, x, {**options, "target": target})
+        options["scores"] = opt.parse_scores(given["scores"], score, x)
+        device = device_of(network, x)
+        x = inputs.each(lambda part: part.to(device), x)
+        tape = record(network, some(x, slice(1)), output=options["output"])
+        uncovered = uncovered_operations(tape, chosen)
+        if options["keep_maps"] and not can_be_shown(x, tape.leaves):
+            _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
+            options["keep_maps"] = 0
+        wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
+        dataset = _tested(given, network, x, names, wanted, target, options)
+        judged = results.judge_study(dataset, score)
+        results.show_study(_console(), dataset, judged, uncovered, score)
+        told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
+        lines = results.save_study(folder, dataset, judged, told, score, given["form"])
+    _show_files(out, lines)
+
+
+def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
+    """Name the files in the folder where they lie by now, between other lines."""
+    for line in lines:
+        text = str(folder / line.name) if isinstance(line, Path) else line
+        _console().print(Text(printable(text)), soft_wrap=True)
+
+
+def _tested(
+    given: dict[str, Any], network: torch.nn.Module, x: Any, names: list[str],
+    methods: list[Method] | None, target: Target, options: dict[str, Any],
+) -> xarray.Dataset:  # fmt: skip
+    """The test's dataset, with the names of the inputs and how it was made."""
     begin = time.perf_counter()
-    dataset = randomization_test(network, x, wanted, target, scores=scores, **options)
+    dataset = randomization_test(network, x, methods, target, **options)
     if "maps" in dataset:
         shown = np.array(names[: dataset.sizes["map_sample"]], dtype=object)
         dataset = dataset.assign_coords(map_sample=shown)
     dataset.attrs |= _circumstances(given, time.perf_counter() - begin)
-    judged = results.judge_study(dataset, score)
-    results.show_study(console, dataset, judged, uncovered, score)
-    told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
-    for file in results.save_study(out, dataset, judged, told, score, given["form"]):
-        console.print(Text(printable(str(file))), soft_wrap=True)
+    return dataset
 
 
 def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -282,42 +304,8 @@ def _told(given: dict[str, Any]) -> dict[str, Any]:
     return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
 
 
-def _folder(path: Path) -> Path:
-    if path.exists() and not path.is_dir():
-        raise expected("a folder for -o", f"{path}, which is a file", "Choose another name.")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """A user's mistake is a message on stderr and exit code 2; warnings are messages too."""
-
-    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        typer.echo(printable(f"Warning: {message}"), err=True)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", SalienceWarning)
-            warnings.showwarning = show
-            yield
-    except (SalienceError, NotImplementedError) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"expected to read and write files; got {error}. Check the path and the disk.")
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        _fail(f"expected enough memory for one input; got {error}. Use smaller inputs.")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(printable(f"Error: {message}"), err=True)
-    raise typer.Exit(2)
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ def named(name: str, held: Any) -> dict[str, Tensor]:
 def save_maps(
     file: Path, x: Any, arrays: dict[str, Tensor], maps: Mapping[str, Any], told: str
 ) -> None:
-    """One file with everything; it is whole or not there."""
+    """One file with everything."""
     arrays = {**named("input", x), **arrays}
     for name, values in maps.items():
         found = named(name, values)
@@ -147,10 +147,7 @@ def save_maps(
         name: (t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy()
         for name, t in arrays.items()
     }
-    partial = file.with_name(f".{file.name}.part")
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, provenance=np.array(told), **plain)
-    partial.replace(file)
+    np.savez_compressed(file, provenance=np.array(told), **plain)
 
 
 def _per_token(name: str, ids: Any, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,7 +38,15 @@ Data = Annotated[
         "and folders of images.",
     ),
 ]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the files that are written.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Folder for the files that are written; it holds one result, which "
+        "--overwrite replaces.",
+    ),
+]
 Methods = Annotated[
     str,
     typer.Option(
@@ -91,6 +99,12 @@ Std = Annotated[str | None, typer.Option(help="Images: see --mean.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(metavar="METHOD.NAME=VALUE", help="A method's parameter; may be repeated."),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the result that OUT holds, once the new one is complete."
+    ),
 ]
 Study = Annotated[
     Path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -106,7 +105,7 @@ def save_study(
     form    "nc" (netCDF) or "zarr"
     """
     files = [folder / FORMATS[form], folder / "verdicts.json", folder / "similarity.png"]
-    _write(dataset, files[0])
+    write_dataset(dataset, files[0])
     summary = {**told, "score": score, "thresholds": THRESHOLDS, "limits": LIMITS,
                "verdicts": {name: asdict(v) for name, v in judged.items()}}  # fmt: skip
     files[1].write_text(json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
@@ -117,18 +116,14 @@ def save_study(
     return files
 
 
-def _write(dataset: xarray.Dataset, file: Path) -> None:
-    """One file, or one folder of zarr; it is whole or not there."""
-    partial = file.with_name(f".{file.name}.part")
+def write_dataset(dataset: xarray.Dataset, file: Path) -> None:
+    """A file of netCDF or a folder of Zarr, by its ending."""
     text = {name: c.astype(object) for name, c in dataset.coords.items() if c.dtype.kind == "U"}
     dataset = dataset.assign_coords(text)  # zarr 3 has no strings of fixed length
     if file.suffix == ".nc":
-        dataset.to_netcdf(partial)
+        dataset.to_netcdf(file, engine="netcdf4")
     else:
-        dataset.to_zarr(partial, mode="w", consolidated=False)
-        if file.exists():
-            shutil.rmtree(file)
-    partial.replace(file)
+        dataset.to_zarr(file, mode="w", consolidated=False)
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from salience import interrupts
 from salience.errors import expected
 from salience.report.extras import Extras, classed
 from salience.report.page import write
@@ -49,19 +50,20 @@ def view_command(
     say: Callable[[str], object] = print,
 ) -> None:
     """Serve the report of a stored study on 127.0.0.1, until it is interrupted."""
-    try:
-        stored = open_study(study)
-        extras = _extras(stored, edges, units)
-        with stored.dataset, server(stored.dataset, extras, title, port) as serving:
-            address = f"http://{serving.server_address[0]}:{serving.server_port}/"
-            say(f"{address} (Ctrl-C ends it)")
-            if open_browser:
-                import webbrowser
+    stored = open_study(study)
+    extras = _extras(stored, edges, units)
+    with stored.dataset, server(stored.dataset, extras, title, port) as serving:
+        address = f"http://{serving.server_address[0]}:{serving.server_port}/"
+        try:
+            with interrupts.raised():
+                say(f"{address} (Ctrl-C ends it)")
+                if open_browser:
+                    import webbrowser
 
-                webbrowser.open(address)
-            serving.serve_forever()
-    except KeyboardInterrupt:  # how it is meant to end
-        say("")
+                    webbrowser.open(address)
+                serving.serve_forever()
+        except KeyboardInterrupt:  # how it is meant to end
+            say("")
 
 
 def _extras(stored: Stored, edges: Sequence[float] | None, units: str) -> Extras:

@@ -70,6 +70,7 @@ def quarters(dataset: xarray.Dataset) -> xarray.Dataset | None:
     if "maps" not in dataset:
         return None
     inputs = dataset["inputs"].values
+    inputs = inputs.astype(np.float64) if inputs.dtype.kind == "f" else inputs  # for differences
     above = inputs[inputs > inputs.min()]
     if not np.isfinite(inputs).all() or not above.size:
         return None

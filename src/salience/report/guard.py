@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from salience.report.chunks import check_hdf5, check_zstd
+
 _FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
-_CODECS = {"bytes", "vlen-utf8", "zstd", "gzip", "crc32c"}
+_CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
 _TYPES = {"bool", "string", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
           *(f"float{b}" for b in (16, 32, 64))}  # fmt: skip
 _STRING = 1024  # bytes that one string counts for, since its length is not declared
@@ -81,17 +83,18 @@ def _hdf5(file: Path, size: int) -> None:
             if item.external or item.is_virtual:
                 raise ValueError(f"{name} is kept in another file")
             made = item.id.get_create_plist()
-            filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
-            if filters - _FILTERS:
-                raise ValueError(f"{name} needs the filters {sorted(filters - _FILTERS)}")
+            filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+            if alien := sorted(set(filters) - _FILTERS):
+                raise ValueError(f"{name} needs the filters {alien}")
             text = h5py.check_string_dtype(item.dtype) is not None
             if not text and item.dtype.kind not in "fiub":
                 raise ValueError(f"{name} holds neither numbers nor text, but {item.dtype}")
             width = max(_STRING, item.dtype.itemsize) if text else item.dtype.itemsize
             whole = zip(item.shape or (), item.chunks or item.shape or (), strict=True)
             total += width * math.prod(max(n, chunk) for n, chunk in whole)
+            _bounded(total, size)
+            check_hdf5(name, item, filters)
             _attributes(name, item)
-    _bounded(total, size)
 
 
 def _attributes(name: str, item: Any) -> None:
@@ -110,6 +113,7 @@ def _zarr(folder: Path) -> None:
         raise ValueError(f"{folder.name} is no folder, or a link to one")
     size = 0
     nodes: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    chunks: list[tuple[str, ...]] = []
     for count, parts in enumerate(_below(folder)):
         file = folder.joinpath(*parts)
         size += _regular(file)
@@ -119,9 +123,14 @@ def _zarr(folder: Path) -> None:
             nodes[parts[:-1]] = json.loads(text_of(file))
         elif len(parts) < 2 or parts[1] != "c" or not all(map(_number, parts[2:])):
             raise ValueError(f"{'/'.join(parts)} is no part of a store of Zarr 3")
+        else:
+            chunks.append(parts)
     if () not in nodes:
         raise ValueError("no zarr.json of Zarr 3")
     _bounded(sum(_node("/".join(at) or "the store", node) for at, node in nodes.items()), size)
+    for parts in chunks:
+        if (node := nodes.get(parts[:1])) and "zstd" in _codecs(node):
+            check_zstd(parts[0], folder.joinpath(*parts), *_chunk_sizes(node))
 
 
 def _number(name: str) -> bool:
@@ -153,12 +162,13 @@ def _node(name: str, node: Any, deep: bool = False) -> int:
         for key, held in inner.items():  # read by nobody here, and looked at by the library
             _node(key, held, deep=True)
         return 0
-    kind, shape = node["data_type"], node["shape"]
+    kind, shape, codecs = node["data_type"], node["shape"], _codecs(node)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(f"{name} holds neither numbers nor text, but {kind}")
-    codecs = [c.get("name") if isinstance(c, Mapping) else c for c in node["codecs"]]
     if alien := [str(codec) for codec in codecs if codec not in _CODECS]:
         raise ValueError(f"{name} needs the codecs {alien}")
+    if len(set(codecs)) < len(codecs):
+        raise ValueError(f"{name} is packed twice")
     encoding, grid = node["chunk_key_encoding"], node["chunk_grid"]
     slashed = (encoding.get("configuration") or {}).get("separator", "/") == "/"
     if node.get("storage_transformers") or encoding["name"] != "default" or not slashed:
@@ -166,9 +176,24 @@ def _node(name: str, node: Any, deep: bool = False) -> int:
     chunks = grid["configuration"]["chunk_shape"]
     if not all(type(n) is int and n >= 0 for n in (*shape, *chunks)):
         raise ValueError(f"{name} has the shape {shape} in chunks of {chunks}")
-    width = _STRING if kind == "string" else max(8, int("".join(filter(str.isdigit, kind)) or 8))
-    padded = math.prod(max(n, chunk) for n, chunk in zip(shape, chunks, strict=True))
-    return padded * (width if kind == "string" else width // 8)
+    return _width(kind) * math.prod(max(n, c) for n, c in zip(shape, chunks, strict=True))
+
+
+def _codecs(node: Mapping[str, Any]) -> list[Any]:
+    return [c.get("name") if isinstance(c, Mapping) else c for c in node.get("codecs", ())]
+
+
+def _width(kind: str) -> int:
+    """Bytes of an element; of text, what it may have."""
+    return _STRING if kind == "string" else int("".join(filter(str.isdigit, kind)) or 8) // 8
+
+
+def _chunk_sizes(node: Mapping[str, Any]) -> tuple[int, int]:
+    """The bytes that a chunk has at most and at least, unpacked by its last codec."""
+    kind, codecs = node["data_type"], _codecs(node)
+    most = _width(kind) * math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
+    added = 4 * ("crc32c" in codecs[: codecs.index("zstd")])
+    return (most + 4 + added, 4) if kind == "string" else (most + added, most + added)
 
 
 def _npz(file: Path, size: int) -> None:

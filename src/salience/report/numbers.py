@@ -20,11 +20,6 @@ SCORES = {
 }  # fmt: skip
 
 
-def tested(dataset: xarray.Dataset) -> bool:
-    """Whether the dataset holds a randomisation test, and not only maps."""
-    return "method" in dataset.dims and "stage" in dataset.dims
-
-
 def ordered_scores(dataset: xarray.Dataset, score: str | None) -> list[str]:
     """The scores that the dataset holds, the one that verdicts are about first."""
     return sorted(scores_of(dataset), key=lambda name: name != (score or SCORE))

@@ -16,7 +16,9 @@ from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
+from salience.report.schema import tested
 from salience.verdicts import Verdict, Verdicts, verdicts
+from salience.writing import whole
 
 if TYPE_CHECKING:
     import xarray
@@ -66,13 +68,12 @@ def write(
 ) -> Path:
     """The page as a file; it is whole or not there."""
     plan = None
-    if "maps" in dataset:
-        room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
-        plan = pixels.fitted(dataset, room * 3 // 4)
-    text = render(dataset, extras, title, plan, embedded=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        if "maps" in dataset:
+            room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
+            plan = pixels.fitted(dataset, room * 3 // 4)
+        text = render(dataset, extras, title, plan, embedded=True)
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
@@ -119,7 +120,7 @@ def _template() -> Any:
 
 
 def _judged(dataset: xarray.Dataset, score: str | None) -> Verdicts:
-    if not numbers.tested(dataset):
+    if not tested(dataset):
         return Verdicts()
     low, high = THRESHOLDS
     return verdicts(dataset, score=score, sensitive=low, insensitive=high)
@@ -204,7 +205,7 @@ def _figures(dataset: xarray.Dataset, extras: Extras, plan: pixels.Plan | None) 
         height, width = pixels.picture_size(dataset)
         colour = pixels.inputs_depth(dataset) == 3
         roots += figures.panels(dataset.sizes["map_method"], height, width, colour)
-    if numbers.tested(dataset) and dataset.attrs.get("kind") != "efficient":
+    if tested(dataset) and dataset.attrs.get("kind") != "efficient":
         roles, stages = map(list, (dataset["role"].values, dataset["stage"].values))
         roots.append(figures.curves(list(map(str, roles)), _short(stages), THRESHOLDS))
     if extras.attribution is not None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 CLIP = 99.5  # percentile of |map| where robust scales end
 LEVELS = 127
-MISSING = -128  # the code of NaN and infinities
+MISSING = -128  # the code of NaN, infinities and what float32 does not hold
+_LARGEST = np.finfo(np.float32).max
 _LEAST_SIDE, _LEAST_STAGES, _LARGEST_INPUT = 48, 6, 256
 Array = np.ndarray[Any, Any]
 
@@ -80,8 +81,15 @@ def picture_size(dataset: xarray.Dataset) -> tuple[int, int]:
 
 def _pictures(values: Array) -> Array:
     """Maps (method, ...) as pictures (method, height, width)."""
-    pictures = map_pictures(values.astype(np.float64), "sum")
+    pictures = map_pictures(_doubles(values), "sum")
     return pictures if pictures.ndim == 3 else pictures[:, None]
+
+
+def _doubles(values: Array) -> Array:
+    """Maps in float64, with NaN for what float32 does not hold."""
+    with np.errstate(invalid="ignore"):  # of some NaNs
+        values = values.astype(np.float64)
+    return np.where(np.abs(values) <= _LARGEST, values, np.nan)
 
 
 def inputs_depth(dataset: xarray.Dataset) -> int:
@@ -102,7 +110,7 @@ def map_block(dataset: xarray.Dataset, sample: int, stage: int, size: tuple[int,
 
 def quantised(pictures: Array) -> tuple[Array, Array, Array]:
     """Peaks, robust limits and codes of pictures (method, height, width)."""
-    finite = np.isfinite(pictures)
+    finite = np.abs(pictures) <= _LARGEST  # and no NaN
     size = np.where(finite, np.abs(pictures), 0.0).reshape(len(pictures), -1)
     peaks = size.max(1).astype("<f4")
     limits = np.percentile(size, CLIP, axis=1).astype("<f4")
@@ -126,7 +134,7 @@ def input_block(dataset: xarray.Dataset, sample: int, size: tuple[int, int]) -> 
 
 def signed_methods(dataset: xarray.Dataset) -> list[bool]:
     """Whether a method's maps have both signs, by the trained and the last stage."""
-    ends = dataset["maps"].isel({"map_stage": [0, -1]}).values.astype(np.float64)
+    ends = _doubles(dataset["maps"].isel({"map_stage": [0, -1]}).values)
     flat = ends.reshape(len(ends), -1)
     largest = np.nanmax(np.abs(flat), 1, initial=0.0)
     return [bool(x) for x in np.nanmin(flat, 1, initial=0.0) < -1e-4 * largest]

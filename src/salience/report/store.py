@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, expected, unknown
 from salience.explaining import ERRORS
 from salience.report.guard import look_at, text_of
+from salience.report.schema import check_form, check_values, tested
+from salience.verdicts import scores_of
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +47,7 @@ def open_study(path: Path) -> Stored:
     except Exception as error:  # reading alone: a damaged file raises anything in any library
         raise _no_study(file, error) from None
     try:
-        if "maps" not in dataset and not {"method", "stage"} <= set(dataset.dims):
+        if "maps" not in dataset and not tested(dataset):
             cure = "Give the folder that salience check wrote."
             raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
         _read_once(file, dataset)
@@ -67,8 +69,9 @@ def _opened(file: Path) -> xarray.Dataset:
 
 def _no_study(file: Path, error: Exception) -> SalienceError:
     why = (str(error) or type(error).__name__).splitlines()[0]
+    told = why if type(error) is ValueError else f"{type(error).__name__}: {why}"
     cure = "Run salience check again, and give its folder."
-    return expected(f"a study in {file}", f"{type(error).__name__}: {why}", cure)
+    return expected(f"a study in {file}", told, cure)
 
 
 def _read_once(file: Path, dataset: xarray.Dataset) -> None:
@@ -77,9 +80,10 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
         for name, held in dataset.variables.items():
             if held.ndim < 3:
                 dataset[name].load()
-                continue
-            for row in range(held.shape[0]):
-                _ = held[row].values
+        check_form(dataset)
+        for name, held in dataset.variables.items():
+            for row in range(held.shape[0]) if held.ndim else ():
+                check_values(str(name), held[row].values, held.dims)
     except Exception as error:  # as above
         raise _no_study(file, error) from None
 
@@ -109,7 +113,11 @@ def _score_of(file: Path, dataset: xarray.Dataset) -> str | None:
         raise expected(f"verdicts in {file}", f"{type(error).__name__}: {error}", cure) from None
     if not isinstance(score, str | None):
         raise expected(f"the name of a score in {file}", repr(score), "Run salience check again.")
-    return score if same else None
+    if not same or score is None or not tested(dataset):
+        return None
+    if score not in (scores := scores_of(dataset)):
+        raise unknown(f"score in {file}", score, scores)
+    return score
 
 
 def _maps_file(file: Path) -> xarray.Dataset:
