@@ -169,6 +169,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(folder: Path, other: str) -> N
         ("[1]", "another run"),
         (lock_of(pid="x"), "process x on"),
     ],
+    ids=["elsewhere", "empty", "a list", "no number"],  # not the texts: each worker has its own
 )
 def test_a_lock_that_cannot_be_asked_after_is_respected(folder: Path, text: str, who: str) -> None:
     (folder / "out").mkdir()
