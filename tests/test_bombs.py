@@ -346,7 +346,7 @@ def test_the_limit_on_the_command_line(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 3), "f4"))
     nodes, constants = LARGE["ConstantOfShape"][0], {"n": [10**6]}
     model = onnx_file(tmp_path / "net.onnx", nodes, **constants)
-    given = [model, tmp_path / "x.npy", "-o", tmp_path / "out"]
+    given = [model, tmp_path / "x.npy", "--overwrite", "-o", tmp_path / "out"]
     code, output = explain(*given, "--max-bytes", "4MB")
     assert code == 0, output
     code, output = explain(*given, "--max-bytes", "3.9MB")

@@ -69,5 +69,5 @@ def test_a_name_that_is_no_text(tmp_path, monkeypatch):
     given = ["nets.py:net", "x\udcff.npy", "--weights", "w.pt", "--methods", "gradient"]
     result = CliRunner().invoke(app, ["check", *given, "--repeats", "1", "-o", "out"])
     assert result.exit_code == 0, result.output
-    result = CliRunner().invoke(app, ["explain", *given, "-o", "out"])
+    result = CliRunner().invoke(app, ["explain", *given, "-o", "maps"])
     assert result.exit_code == 0, result.output
