@@ -104,8 +104,8 @@ def verdicts(
     """
     rises = dataset.attrs.get("kind") == "efficient"
     score = score or (RISE if rises else "spearman_abs")
-    if score not in dataset:
-        raise unknown("score of this dataset", score, [str(name) for name in dataset.data_vars])
+    if score not in (held := _scores(dataset)):
+        raise unknown("score of this dataset", score, held)
     if not 0 <= sensitive <= insensitive <= 1:
         raise expected("0 <= sensitive <= insensitive <= 1", f"{sensitive} and {insensitive}", "")
     chosen = _stages(dataset, stages)
@@ -121,6 +121,10 @@ def verdicts(
     return Verdicts(
         (name, _verdict(dataset, name, evidence[name], informative, limits)) for name in evidence
     )
+
+
+def _scores(dataset: xarray.Dataset) -> list[str]:
+    return [str(name) for name in dataset.data_vars if "stage" in dataset[name].dims]
 
 
 def _stages(dataset: xarray.Dataset, stages: str) -> Array:
@@ -190,8 +194,7 @@ def _verdict(
         verdict = CONSTANT
     elif role == "method" and not informative and verdict != UNDEFINED:
         verdict = UNINFORMATIVE
-    scores = [str(v) for v in dataset.data_vars if "stage" in dataset[v].dims]
-    last = {score: _mean(row[score].values[-1]) for score in scores}
+    last = {score: _mean(row[score].values[-1]) for score in _scores(dataset)}
     words = _sentence if not rises else _sentence_of_rise
     sentence = words(name, verdict, retention, (low, high), thresholds)
     return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
