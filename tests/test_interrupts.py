@@ -146,3 +146,13 @@ def test_a_command_that_was_told_to_ignore_it_does(folder: Path) -> None:
     shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
     line = [*shell, sys.executable, "-m", "salience", "methods"]
     subprocess.run(line, check=True, capture_output=True, env=pressed("torch"))
+
+
+def test_a_module_of_another_package_keeps_its_own(folder: Path) -> None:
+    """While python -m imports a package, sys.argv names no program yet."""
+    (folder / "tool").mkdir()
+    (folder / "tool" / "__init__.py").write_text("import salience\n")
+    told = "import signal\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    (folder / "tool" / "__main__.py").write_text(told)
+    done = subprocess.run([sys.executable, "-m", "tool"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -380,3 +380,29 @@ def test_a_scale_belongs_to_a_weight_that_is_expanded():
     plain = salience.record(Tokens(torch.matmul), images())
     expanded = Tokens(lambda z, weight: torch.bmm(z, weight.expand(len(z), -1, -1)))
     alike(salience.record(expanded, images()), plain, 1)
+
+
+def kept_sum(x: Tensor) -> Tensor:
+    return x.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("spelled", [
+    lambda z: (e := torch.exp(0.4 * z)) / kept_sum(e),
+    lambda z: (e := torch.exp(0.4 * z)) * (1 / kept_sum(e)),
+    lambda z: (e := (0.4 * z - 0.4 * z.amax(-1, keepdim=True)).exp()) / kept_sum(e),
+])  # fmt: skip
+def test_a_softmax_in_its_parts(spelled):
+    class Attention(nn.Module):
+        def __init__(self, function) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.q, self.k, self.v, self.last = (nn.Linear(8, 8) for _ in range(4))
+            self.function = function
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x[:, 0]
+            return self.last(self.function(self.q(x) @ self.k(x).mT) @ self.v(x))[:, 1]
+
+    own = salience.record(Attention(lambda z: torch.softmax(0.4 * z, -1)), images())
+    alike(salience.record(Attention(spelled), images()), own, 1)

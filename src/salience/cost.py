@@ -70,7 +70,8 @@ def in_gradients(
             wanted = rows_of(target, slice(0, inputs.samples_of(x)), total, tape.output)
             return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
 
-        ids = any(leaf.embedded for leaf in run_pass(model, here, output).leaves)
+        whole = any(not t.is_floating_point() for t in inputs.tensors_of(here))
+        ids = whole and any(leaf.embedded for leaf in run_pass(model, here, output).leaves)
         plain = partial(one_map, find("gradient")) if ids else gradient
         _seconds(lambda: plain(some(here, slice(1))), now)  # warms up
         unit = _seconds(lambda: plain(here), now)

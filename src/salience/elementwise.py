@@ -124,18 +124,28 @@ class Elements:
         return root, begin, kind, bool((zero != 0).any())
 
     def softmax(self, operation: Operation) -> tuple[int, Tensor, str, bool] | None:
-        """What `root` tells of a softmax: exp(x) / sum exp(x)."""
-        operands = [arg.index if isinstance(arg, Ref) else -1 for arg in operation.args]
-        if operation.name not in ops.DIVISIONS or len(operands) != 2:
+        """What `root` tells of a softmax: exp(x) / sum exp(x), or exp(x) (1 / sum exp(x))."""
+        if operation.kind != "division":
             return None
-        above, below = map(self._trace.producers.get, operands)
-        if above is None or below is None or (above.name, below.name) != ("exp", "sum"):
-            return None
-        if list(below.inputs()) != operands[:1]:
-            return None
-        (root,) = above.inputs()
-        begin = self._tensors.get(root)
-        return None if begin is None else (root, begin, "softmax", False)
+        made = {n: self._trace.producers.get(n) for n in operation.inputs()}
+        for value, maker in made.items():
+            if maker is not None and maker.name == "exp" and self._divides_by_sum(operation, value):
+                root = maker.inputs()[0] if maker.root is None else maker.root
+                begin = self._tensors.get(root)
+                return None if begin is None else (root, begin, "softmax", False)
+        return None
+
+    def _divides_by_sum(self, operation: Operation, value: int) -> bool:
+        """Whether a quotient is of a value and a sum of its entries."""
+        producers = self._trace.producers
+        others = [n for n in operation.inputs() if n != value]
+        while len(others) == 1 and (maker := producers.get(others[0])) is not None:
+            if maker.name == "sum":
+                return maker.inputs() == [value]
+            if maker.kind not in ("reciprocal", "structural"):  # 1 / s is a number times 1 / s
+                return False
+            others = maker.inputs()
+        return False
 
     def _is_bounded_relu(self, operation: Operation, before: int) -> bool:
         """Whether a call and the one before it are the two halves of min(max(x, 0), bound)."""

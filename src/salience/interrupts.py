@@ -24,7 +24,11 @@ _undoing: list[Callable[[], object]] = []
 def end_quietly() -> None:
     """Let Ctrl-C end this process like that, if it is the command; other programs are their own."""
     # python -m names itself so until the package is imported; then it is a path
-    command = sys.argv[:1] == ["-m"] or Path(sys.argv[0] if sys.argv else "").stem == "salience"
+    if sys.argv[:1] == ["-m"]:
+        given = sys.orig_argv
+        command = given[given.index("-m") + 1 :][:1] == ["salience"] if "-m" in given else False
+    else:
+        command = Path(sys.argv[0] if sys.argv else "").stem == "salience"
     if command and _may_handle() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 

@@ -79,13 +79,16 @@ def of_itself(
 ) -> tuple[str, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
     """view_as(a, b) as view(a, shape of b): it does not read what b holds."""
     other = args[1] if len(args) > 1 else kwargs.get("other")
-    if name not in _SHAPED_AS or not args or not isinstance(other, Tensor):
+    if name not in _AS or not args or not isinstance(other, Tensor):
         return name, func, args, kwargs
-    name = _SHAPED_AS[name]
-    return name, getattr(torch.Tensor, name), (args[0], other.shape), {}
+    name, told = _AS[name]
+    return name, getattr(torch.Tensor, name), (args[0], getattr(other, told)), {}
 
 
-_SHAPED_AS = {"view_as": "view", "reshape_as": "reshape", "expand_as": "expand"}
+_AS = {
+    "view_as": ("view", "shape"), "reshape_as": ("reshape", "shape"),
+    "expand_as": ("expand", "shape"), "type_as": ("to", "dtype"),
+}  # fmt: skip
 
 
 def flattened(

@@ -63,6 +63,7 @@ upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d va
 view view_as view_as_complex view_as_real zero zeros zeros_like
 """.split()
 _UNDERSCORED = """
+__and__ __or__ __xor__
 _native_batch_norm_legit_functional
 _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_scalar _assert_tensor_metadata _cdist_forward
 _conj _fft_c2c _fft_c2r _fft_r2c _fused_rms_norm _local_scalar_dense _log_softmax

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import math
 from typing import Any
 
-_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
+from salience.hdf5 import entries_of, filters_of, member
+
 _MOST_GROUPS = 10**5
 
 
@@ -29,7 +29,7 @@ def stored_bytes(data: bytes, most: int) -> int:
                 raise ValueError(f"{name} is linked to twice")
             seen.add(place)
             if isinstance(item, h5py.Group):
-                left += [(f"{name}/{key}", _member(item, key)) for key in map(str, item)]
+                left += [(f"{name}/{key}", member(item, key)) for key in map(str, item)]
             elif isinstance(item, h5py.Dataset):
                 total += _declared(name, item)
             else:
@@ -39,25 +39,9 @@ def stored_bytes(data: bytes, most: int) -> int:
     return total
 
 
-def _member(group: Any, key: str) -> Any:
-    import h5py
-
-    # by the link first: asking for the object would follow it
-    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-        raise ValueError(f"{key} is a link to elsewhere")
-    return group[key]
-
-
 def _declared(name: str, item: Any) -> int:
-    """The bytes that reading an array may take: whole chunks, also where it is smaller."""
-    if item.external or item.is_virtual:
-        raise ValueError(f"{name} is kept in another file")
+    """The bytes that reading an array may take."""
+    filters_of(name, item)
     if item.dtype.kind not in "fiubV" or item.dtype.hasobject or item.dtype.names:
         raise ValueError(f"{name} holds no numbers, but {item.dtype}")
-    made = item.id.get_create_plist()
-    filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
-    if filters - _FILTERS:
-        raise ValueError(f"{name} needs the filters {sorted(filters - _FILTERS)}")
-    shape = item.shape or ()
-    whole = zip(shape, item.chunks or shape, strict=True)
-    return item.dtype.itemsize * math.prod(max(n, chunk) for n, chunk in whole)
+    return item.dtype.itemsize * entries_of(item)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from salience.hdf5 import entries_of, filters_of, member
 from salience.report.chunks import check_hdf5, check_zstd
 
-_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
 _TYPES = {"bool", "string", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
@@ -74,24 +74,15 @@ def _hdf5(file: Path, size: int) -> None:
     with h5py.File(file, "r") as held:
         _attributes("the file", held)
         for name in map(str, held):
-            # by the link first: asking for the object would follow it
-            if not isinstance(held.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{name} is a link to elsewhere")
-            item: Any = held[name]
+            item = member(held, name)
             if not isinstance(item, h5py.Dataset):  # nothing below the root: no loops of links
                 raise ValueError(f"{name} is no array, which alone a study holds")
-            if item.external or item.is_virtual:
-                raise ValueError(f"{name} is kept in another file")
-            made = item.id.get_create_plist()
-            filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-            if alien := sorted(set(filters) - _FILTERS):
-                raise ValueError(f"{name} needs the filters {alien}")
+            filters = filters_of(name, item)
             text = h5py.check_string_dtype(item.dtype) is not None
             if not text and item.dtype.kind not in "fiub":
                 raise ValueError(f"{name} holds neither numbers nor text, but {item.dtype}")
             width = max(_STRING, item.dtype.itemsize) if text else item.dtype.itemsize
-            whole = zip(item.shape or (), item.chunks or item.shape or (), strict=True)
-            total += width * math.prod(max(n, chunk) for n, chunk in whole)
+            total += width * entries_of(item)
             _bounded(total, size)
             check_hdf5(name, item, filters)
             _attributes(name, item)
