@@ -227,3 +227,25 @@ def test_operators_against_the_vectors_of_onnx():
         right += pairs is not None
     assert right > 650
     assert refused < 120  # unsigned integers, and rare settings of Resize and pooling
+
+
+class Standardized(nn.Module):
+    """A convolution whose weights are standardised when it runs, as in normaliser-free networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+        self.gain = nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x):
+        weight = self.conv.weight.reshape(1, 8, -1)
+        norm = torch.nn.functional.batch_norm(weight, None, None, self.gain, None, True, 0.0, 1e-6)
+        weight = norm.reshape_as(self.conv.weight)
+        h = torch.nn.functional.conv2d(x, weight, self.conv.bias, padding=1)
+        return self.head(torch.relu(h).mean((2, 3)))
+
+
+def test_standardised_weights(tmp_path):
+    net, x = make(Standardized, torch.float64), images(dtype=torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "new", x)))
+    assert_same_maps(net, loaded, x, rtol=1e-7)

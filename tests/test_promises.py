@@ -415,3 +415,23 @@ KNOWN: dict[str, str] = {}
 def known_bug(request: pytest.FixtureRequest) -> None:
     if reason := KNOWN.get(request.node.name):
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def test_the_input_of_a_relu_is_let_go_where_no_rule_needs_it():
+    """A pass keeps what a ReLU makes, which max-pooling reads, and not what it is made of."""
+    seen = []
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(48, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.one(x) + x
+            seen.append(weakref.ref(h))
+            return self.two(torch.max_pool2d(torch.relu(h), 2).flatten(1))
+
+    tape = salience.record(Residual().eval(), torch.randn(2, 3, 8, 8))
+    gc.collect()
+    assert seen[0]() is None
+    assert tape.explain("lrp_epsilon", 1).shape == (2, 3, 8, 8)

@@ -406,3 +406,22 @@ def test_a_softmax_in_its_parts(spelled):
 
     own = salience.record(Attention(lambda z: torch.softmax(0.4 * z, -1)), images())
     alike(salience.record(Attention(spelled), images()), own, 1)
+
+
+def test_one_bias_in_maps_of_different_dimensions():
+    """As ONNX files hold constants that are equal but once."""
+
+    class Tied(nn.Module):
+        def __init__(self, copied: bool) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.one, self.two = nn.Conv1d(8, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+            self.last = nn.Linear(4, 3)
+            bias = self.one.bias
+            self.two.bias = nn.Parameter(bias.detach().clone()) if copied else bias
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.relu(self.one(x[:, 0])).mean(-1) + F.relu(self.two(x)).mean((2, 3)))
+
+    alike(salience.record(Tied(False), images()), salience.record(Tied(True), images()), 1)
