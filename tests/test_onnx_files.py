@@ -248,4 +248,5 @@ class Standardized(nn.Module):
 def test_standardised_weights(tmp_path):
     net, x = make(Standardized, torch.float64), images(dtype=torch.float64)
     loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "new", x)))
+    torch.testing.assert_close(loaded(x), net(x))  # by autograd too
     assert_same_maps(net, loaded, x, rtol=1e-7)
