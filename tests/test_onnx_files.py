@@ -229,24 +229,28 @@ def test_operators_against_the_vectors_of_onnx():
     assert refused < 120  # unsigned integers, and rare settings of Resize and pooling
 
 
-class Standardized(nn.Module):
-    """A convolution whose weights are standardised when it runs, as in normaliser-free networks."""
+def test_statistics_that_are_made_of_weights(tmp_path):
+    """As standardised weights have them, which exporters write as a BatchNormalization."""
+    from onnx import TensorProto, helper, numpy_helper, save
 
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
-        self.gain = nn.Parameter(torch.rand(8) + 0.5)
-
-    def forward(self, x):
-        weight = self.conv.weight.reshape(1, 8, -1)
-        norm = torch.nn.functional.batch_norm(weight, None, None, self.gain, None, True, 0.0, 1e-6)
-        weight = norm.reshape_as(self.conv.weight)
-        h = torch.nn.functional.conv2d(x, weight, self.conv.bias, padding=1)
-        return self.head(torch.relu(h).mean((2, 3)))
-
-
-def test_standardised_weights(tmp_path):
-    net, x = make(Standardized, torch.float64), images(dtype=torch.float64)
-    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "new", x)))
-    torch.testing.assert_close(loaded(x), net(x))  # by autograd too
-    assert_same_maps(net, loaded, x, rtol=1e-7)
+    generator = torch.Generator().manual_seed(3)
+    names = ("scale", "bias", "mean", "variance")
+    held = {n: torch.rand(3, generator=generator, dtype=torch.float64) + 0.5 for n in names}
+    nodes = [helper.make_node("Mul", ["mean", "two"], ["m"]),
+             helper.make_node("Mul", ["variance", "two"], ["v"]),
+             helper.make_node("BatchNormalization", ["x", "scale", "bias", "m", "v"], ["y"]),
+             helper.make_node("Relu", ["y"], ["out"])]  # fmt: skip
+    constants = [numpy_helper.from_array(t.numpy(), n) for n, t in held.items()]
+    constants.append(numpy_helper.from_array(np.array(2.0), "two"))
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.DOUBLE, ("n", 3, 8, 8)) for n in ("x", "out")
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "n.onnx")
+    loaded, x = load_model(str(tmp_path / "n.onnx")), images(dtype=torch.float64)
+    scale, bias, mean, variance = held.values()
+    wanted = torch.relu(torch.nn.functional.batch_norm(x, 2 * mean, 2 * variance, scale, bias))
+    torch.testing.assert_close(loaded(x).detach(), wanted)  # with autograd watching
+    found = salience.explain(loaded, x, "gradient", target=lambda y: y.flatten(1).sum(1))
+    slope = (scale / (2 * variance + 1e-5).sqrt()).view(3, 1, 1)
+    torch.testing.assert_close(found["gradient"], (wanted > 0) * slope)
