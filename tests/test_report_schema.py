@@ -80,7 +80,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an unknown role": (value("role", "judge"), "role holds 'judge'"),
     "score of no stage": (
         lambda d: d.assign(spearman_abs=d["spearman_abs"].isel({"stage": 0})),
-        "expected a known score of this dataset",
+        "expected a test with 'spearman_abs'",
     ),
     "stages in disorder": (value("number", 1), "number holds [1, 1], of 2 stages"),
     "stages beyond": (told(stage_count=1), "number holds [0, 1], of 1 stages"),
