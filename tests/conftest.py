@@ -1,5 +1,11 @@
+import signal
+
 import pytest
 import torch
+
+# In the background of a script Ctrl-C is ignored, and by every program that is started there too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -61,7 +61,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "no names": (without("method"), "there is no method"),
     "no names of maps": (without("map_method"), "there is no map_method"),
     "no stage_count": (lambda d: d.drop_attrs(), "stage_count is None, which is no number"),
-    "turned": (lambda d: d.transpose("stage", ...), "spearman has the dimensions ('stage', 'me"),
+    "turned": (lambda d: d.transpose("stage", ...), "hog has the dimensions ('stage', 'me"),
     "no repeats": (lambda d: d.isel({"repeat": 0}), "has the dimensions ('method', 'stage', 's"),
     "empty": (lambda d: d.isel({"sample": slice(0)}), "there is nothing along sample"),
     "no pixels": (lambda d: d.isel({"axis_2": slice(0)}), "has the shape (10, 3, 3, 1, 0, 32)"),

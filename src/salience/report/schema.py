@@ -77,9 +77,9 @@ def _check_test(dataset: xarray.Dataset) -> None:
     for name, kind in (("uncovered", "text"), ("cost", "numbers")):
         if name in dataset.variables:
             _check(dataset, name, ("method",), kind)
-    for name in dataset.data_vars:
+    for name in sorted(map(str, dataset.data_vars)):  # a store lists them in any order
         if "stage" in dataset[name].dims:
-            _check(dataset, str(name), SCORE, "numbers")
+            _check(dataset, name, SCORE, "numbers")
     _distinct(dataset, "method")
     if strange := sorted(set(map(str, dataset["role"].values)) - set(_ROLES)):
         raise ValueError(f"role holds {', '.join(map(repr, strange))}")
