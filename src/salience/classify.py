@@ -61,17 +61,20 @@ def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
 def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     """Whether the input only chooses rows of a table that does not depend on it, as a router does
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
+    if name not in ops.SELECTIONS:
+        return False
     tensors = list(leaves((args, kwargs), Tensor))
     tables = [t for t in tensors if t.is_floating_point()]
     given = [t for t in tensors if depends(t)]
     whole = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in given)
-    return name in ops.SELECTIONS and bool(tables) and whole
+    return bool(tables) and whole
 
 
 def asks_finiteness(name: str, args: Sequence[Any]) -> bool:
     """Whether a call asks which values are infinite or no numbers: that gates no finite value."""
-    infinite = any(isinstance(arg, float) and isinf(arg) for arg in args)
-    return name in ops.FINITENESS or (name in ops.EQUALITIES and infinite)
+    if name in ops.EQUALITIES:
+        return any(isinstance(arg, float) and isinf(arg) for arg in args)
+    return name in ops.FINITENESS
 
 
 def gates(operation: Operation) -> bool:

@@ -68,4 +68,7 @@ class Values:
 
     def depends(self, tensor: Any) -> bool:
         """Whether a tensor (or one in a list of tensors) depends on the input."""
-        return any(self.number(leaf) in self._trace.dependent for leaf in leaves(tensor, Tensor))
+        known = self._trace.dependent
+        if isinstance(tensor, Tensor):
+            return self.number(tensor) in known
+        return any(self.number(leaf) in known for leaf in leaves(tensor, Tensor))
