@@ -382,6 +382,30 @@ def test_a_scale_belongs_to_a_weight_that_is_expanded():
     alike(salience.record(expanded, images()), plain, 1)
 
 
+@pytest.mark.parametrize("masked", [
+    lambda z: z / 4 + z.new_zeros(z.shape[-1]),
+    lambda z: z / 4 - torch.zeros_like(z),
+    lambda z: torch.zeros((), dtype=z.dtype) + z / 4,
+])  # fmt: skip
+def test_a_mask_of_zeros_shifts_nothing(masked):
+    """As an export spells attention whose mask masks nothing: z / 4 stays the last of the map."""
+
+    class Scored(nn.Module):
+        def __init__(self, function) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.queries, self.last = nn.Linear(8, 5), nn.Linear(5, 3)
+            self.function = function
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.function(self.queries(x.flatten(1, 2)))
+            return self.last(torch.softmax(scores, 1))[:, 1]
+
+    own = salience.record(Scored(lambda z: z / 4), images())
+    alike(salience.record(Scored(masked), images()), own, 1)
+
+
 def kept_sum(x: Tensor) -> Tensor:
     return x.sum(-1, keepdim=True)
 

@@ -83,7 +83,9 @@ def test_the_maps_of_a_file(name: str, form: str, tmp_path: Path):
         loaded = load_model(str(file))
     except SalienceError as error:
         pytest.skip(f"refused: {error}")
-    if not torch.allclose(loaded(x), net(x), rtol=0, atol=TOLERANCE[form]):
+    values = net(x).detach()
+    changes = (values[0] - values[1]).abs().max()  # little, where weights are random
+    if (loaded(x) - values).abs().max() > TOLERANCE[form] * changes.clamp(max=1):
         pytest.skip("another function: the exporter's")
     # how far the functions differ: a decomposition rounds otherwise, and kinks make more of that
     tolerance = max(TOLERANCE[form], 30 * off(slope(loaded, x), slope(net.eval(), x)))

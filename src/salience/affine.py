@@ -31,8 +31,8 @@ class Step(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether it multiplies by a number and does nothing else."""
-        return self.shift is None and self.scale is not None and self.scale.ndim == 0
+        """Whether it multiplies by a number, if at all, and does nothing else."""
+        return self.shift is None and (self.scale is None or self.scale.ndim == 0)
 
 
 def step_of(
@@ -92,6 +92,11 @@ def _batch_norm(args: Sequence[Any], weights: Weights) -> Step:
     scale = weights.derive(f"scale {epsilon} {len(shape)}", scale_of, variance, *affine)
     shift = weights.derive("shift", shift_of, mean, scale, *(() if bias is None else (bias,)))
     return Step(0, scale, shift)
+
+
+def without_zeros(step: Step) -> Step:
+    """A step whose shift, a mask that masks nothing, is none."""
+    return step if step.shift is None or step.shift.any() else step._replace(shift=None)
 
 
 def pulled(

@@ -52,10 +52,11 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
 
     calls  between the line that a warning is about and this; None: without a warning
     """
+    if not any(part.dtype == torch.float64 for part in inputs.tensors_of(x)):
+        return x
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     dtypes = [p.dtype for p in parameters if p.is_floating_point()]
-    wide = any(part.dtype == torch.float64 for part in inputs.tensors_of(x))
-    if not wide or torch.float64 in dtypes or dtypes[:1] != [torch.float32]:
+    if torch.float64 in dtypes or dtypes[:1] != [torch.float32]:
         return x
     if calls is not None:
         warnings.warn(

@@ -63,7 +63,7 @@ def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
     if name not in ops.SELECTIONS:
         return False
-    tensors = list(leaves((args, kwargs), Tensor))
+    tensors = leaves((args, kwargs), Tensor)
     tables = [t for t in tensors if t.is_floating_point()]
     given = [t for t in tensors if depends(t)]
     whole = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in given)

@@ -283,6 +283,6 @@ def evaluate(trace: Trace, value: int, given: dict[int, Tensor]) -> Tensor:
     if value not in given:
         operation = trace.producers[value]
         args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
-        result = list(leaves(operation.function(*args, **kwargs), Tensor))
+        result = leaves(operation.function(*args, **kwargs), Tensor)
         given[value] = result[operation.picks[operation.outputs.index(value)]]
     return given[value]

@@ -96,7 +96,7 @@ def _run(trace: Trace, made: int, values: Mapping[int, Tensor]) -> Tensor:
         return _run(trace, ref.index, {}) if known is None else known  # made of parameters alone
 
     args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
-    results = list(leaves(operation.function(*args, **kwargs), Tensor))
+    results = leaves(operation.function(*args, **kwargs), Tensor)
     result = results[operation.picks[operation.outputs.index(made)]]
     if not result.is_floating_point():
         raise _refused(operation)

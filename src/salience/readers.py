@@ -70,7 +70,7 @@ class Readers:
         elif operation.name in ops.LAYOUTS and operation.kind == "structural":
             before = self._values.number(operands[0])
             tail = self._tails.get(before) if before is not None else None
-            alone = len(list(leaves((operation.args, operation.kwargs), Ref))) == 1
+            alone = len(leaves((operation.args, operation.kwargs), Ref)) == 1
             if tail is None or not alone or result.numel() != operands[0].numel():
                 return
             if isinstance(operation.args[0], Ref) and result.dtype == operands[0].dtype:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
-from salience.affine import step_of
+from salience.affine import step_of, without_zeros
 from salience.classify import (
     asks_finiteness,
     classify,
@@ -89,10 +89,12 @@ class Recorder(TorchFunctionMode):
         self._chosen: set[int] = set()  # values that the input only chose
         self._layers = 0  # linear maps so far
         module = model if isinstance(model, nn.Module) else None
-        self._names = {id(p): name for name, p in module.named_parameters()} if module else {}
-        self._state = set(self._names)
+        named = list(module.named_parameters()) if module else []
+        self._names = {id(parameter): name for name, parameter in named}
+        self.state: list[Tensor] = [parameter for _, parameter in named]
         if module:
-            self._state.update(id(buffer) for buffer in module.buffers())
+            self.state.extend(module.buffers())
+        self._ids_of_state = set(map(id, self.state))
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -258,7 +260,7 @@ class Recorder(TorchFunctionMode):
         out = kwargs.get("out")
         handle = args[0] if out is None else out
         current_args, current_kwargs = tree_map(self.current, (args, kwargs), Tensor)
-        ours = [*leaves((current_args, current_kwargs), Tensor)]
+        ours = leaves((current_args, current_kwargs), Tensor)
         if not any(self.values.number(t) is not None for t in ours) and not self._is_state(handle):
             return func(*current_args, **current_kwargs)  # constants of the model's own making
         if not isinstance(handle, Tensor):
@@ -304,9 +306,8 @@ class Recorder(TorchFunctionMode):
             )  # fmt: skip
 
     def _is_state(self, handle: Any) -> bool:
-        return id(handle) in self._state or (
-            isinstance(handle, Tensor) and handle._is_view() and id(handle._base) in self._state
-        )
+        base = handle._base if isinstance(handle, Tensor) and handle._is_view() else None
+        return not self._ids_of_state.isdisjoint((id(handle), id(base)))
 
     def _functional(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
         """The result of an in-place call, with its target left as it was."""
@@ -353,7 +354,7 @@ class Recorder(TorchFunctionMode):
             if chosen and gates(operation):
                 operation.kind, operation.operands, operation.shares = "other", (0,), ()
         result = self._run(operation, operands)
-        tensors = list(leaves(result, Tensor))
+        tensors = leaves(result, Tensor)
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
         if not picks:  # no tensor, or one of the operands itself
             return result
@@ -432,6 +433,9 @@ class Recorder(TorchFunctionMode):
         step = step_of(operation.name, args, kwargs, place, self.weights)
         if step is None or any(map(self._is_contracted, args)):
             return None
+        constants = args[:place] + args[place + 1 :]
+        if operation.kind == "structural" and all(self.values.number(c) is None for c in constants):
+            step = without_zeros(step)  # a bias may be 0 now, and not when it is randomised
         maker = self._maker(args[place])
         ruled = self.values.number(args[place]) in self._contracted and (
             maker is None or maker.kind not in _SCALED_BY_ITSELF

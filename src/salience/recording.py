@@ -56,8 +56,7 @@ def run_pass(
         output = recorder.finish(outputs, lambda outputs: targets.select_output(outputs, part))
     recorder.trace.output = recorder.values.number(output)
 
-    module = model if isinstance(model, nn.Module) else None
-    state = [*module.parameters(), *module.buffers()] if module else []
+    state = recorder.state
     versions = [version_of(tensor) for tensor in state]
     ends = (tuple(recorder.leaves), output)
     held = inputs.each(Tensor.detach, begin)

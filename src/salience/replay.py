@@ -75,7 +75,7 @@ def replay(
                 sites[operation.outputs[0]] = site
             with torch.set_grad_enabled(operation.kind != "detached"):
                 result = run_operation(operation, site, args, kwargs, root)
-            tensors = list(leaves(result, Tensor))
+            tensors = leaves(result, Tensor)
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 if tensors[pick].shape != trace.shapes[output]:
                     return again()  # the model may have read the shape

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from salience.ops import ACTIVATIONS
 from salience.sites import AffineSite, LinearSite
 from salience.walk import Ruled, Walk
 
+T = TypeVar("T")
 Site = LinearSite | AffineSite | ElementSite | JointSite | NormSite
 
 
@@ -72,16 +73,21 @@ class Trace:
         return self.values - 1
 
 
-def leaves(tree: Any, kind: type) -> Iterator[Any]:
+def leaves(tree: Any, kind: type[T]) -> list[T]:
     """All objects of a kind in nested containers."""
-    if isinstance(tree, kind):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for item in tree:
-            yield from leaves(item, kind)
-    elif isinstance(tree, dict):  # and the dict-like outputs of model libraries
-        for item in tree.values():
-            yield from leaves(item, kind)
+    found: list[T] = []
+    _collect((tree,), kind, found)
+    return found
+
+
+def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
+    for item in items:  # most are numbers: no call for each of them
+        if isinstance(item, kind):
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            _collect(item, kind, found)
+        elif isinstance(item, dict):  # and the dict-like outputs of model libraries
+            _collect(item.values(), kind, found)
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
@@ -89,12 +95,17 @@ def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
     if isinstance(tree, kind):
         return function(tree)
     if type(tree) in (list, tuple):
-        return type(tree)(tree_map(function, item, kind) for item in tree)
+        return type(tree)([
+            item if type(item) in _ATOMS else tree_map(function, item, kind) for item in tree
+        ])  # fmt: skip
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(tree_map(function, item, kind) for item in tree))
     if type(tree) is dict:
         return {key: tree_map(function, item, kind) for key, item in tree.items()}
     return tree
+
+
+_ATOMS = frozenset((int, float, bool, str, type(None)))
 
 
 def make_site(
