@@ -200,6 +200,30 @@ def test_statistics_of_the_batch_and_updates_of_statistics_are_refused(tmp_path,
         load_model(str(file))
 
 
+class Standardized(nn.Conv2d):
+    """A convolution whose weights are standardised by batch_norm, as in NFNet and BiT."""
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, len(self.weight), -1)
+        rows = nn.functional.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return nn.functional.conv2d(x, rows.reshape_as(self.weight), self.bias)
+
+
+def standardized() -> nn.Module:
+    layers = Standardized(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, 5)).double().eval()
+
+
+@pytest.mark.parametrize("form", ["dynamic", "decomposed"])
+def test_standardised_weights_are_not_in_training_mode(tmp_path, form):
+    net, x = standardized(), images(dtype=torch.float64)
+    loaded = load_model(str(export(net, tmp_path / "net.pt2", form, x)))
+    for model in (loaded, torch.export.export(net, (x,)).module()):
+        for method in ("gradient", "lrp_alpha_beta"):
+            found, wanted = (salience.record(m, x).explain(method, 1) for m in (model, net))
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=0)
+
+
 def test_training_mode_is_refused(tmp_path):
     file = export(Dropping().train(), tmp_path / "net.pt2", "dynamic", images())
     with pytest.raises(SalienceError, match=r"exported in eval mode; got aten.dropout.*training"):

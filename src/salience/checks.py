@@ -73,7 +73,11 @@ def _running(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]
 def _training_calls(module: nn.Module) -> Iterator[str]:
     """The calls of an exported graph that are in training mode by their own arguments."""
     nodes = module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ()
+    depending: set[torch.fx.Node] = set()
     for node in nodes:
+        if node.op != "placeholder" and depending.isdisjoint(node.all_input_nodes):
+            continue  # weights that are standardised have fixed maps
+        depending.add(node)
         schema = getattr(node.target, "_schema", None)
         for i, argument in enumerate(schema.arguments if schema is not None else ()):
             given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)

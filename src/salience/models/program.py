@@ -41,7 +41,6 @@ _ON_NUMBERS = {  # of dynamic sizes
     "torch.sym_not": operator.not_,
 }  # fmt: skip
 _TRAINING = ("training", "train")
-_ALONE = "torch.ops.aten._native_batch_norm_legit.no_stats"  # statistics of the input itself
 
 
 class Call(NamedTuple):
@@ -127,8 +126,8 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
         function = _function(node["target"]) or len
         if not node["outputs"] and not _writes(function):
             continue
-        if node["target"] == _ALONE and _of_one(node, graph):
-            function = _instance_norm
+        if _of_one(node, graph):
+            function = _ALONE[node["target"]]
         else:
             _refuse_training(node)
         given = [(i.get("kind", 1), i["name"], i["arg"]) for i in node["inputs"]]
@@ -166,8 +165,11 @@ def _writes(function: Callable[..., Any]) -> bool:
 
 
 def _of_one(node: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
-    """Whether a normalisation over the batch sees a batch of one: InstanceNorm is decomposed to
-    one over (1, B C, ...)."""
+    """Whether a normalisation by statistics of the batch sees a batch of one: InstanceNorm is
+    decomposed to one over (1, B C, ...), and weights (1, C, ...) are standardised by one."""
+    held = {item["name"]: item["arg"] for item in node["inputs"]}
+    if node["target"] not in _ALONE or "as_none" not in held.get("running_mean", {"as_none": True}):
+        return False
     sizes = graph["tensor_values"][node["inputs"][0]["arg"]["as_tensor"]["name"]]["sizes"]
     return sizes[0].get("as_int") == 1
 
@@ -177,6 +179,19 @@ def _instance_norm(
 ) -> tuple[Tensor, None, None]:
     y = torch.instance_norm(x, weight, bias, None, None, True, *rest, cudnn_enabled=False)
     return y, None, None
+
+
+def _standardized(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: None, variance: None,
+    training: bool, *rest: float,
+) -> Tensor:  # fmt: skip
+    return _instance_norm(x, weight, bias, training, *rest[:2])[0]
+
+
+_ALONE: dict[str, Callable[..., Any]] = {
+    "torch.ops.aten._native_batch_norm_legit.no_stats": _instance_norm,
+    "torch.ops.aten.batch_norm.default": _standardized,
+}
 
 
 def _refuse_training(node: Mapping[str, Any]) -> None:
