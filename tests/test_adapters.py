@@ -11,7 +11,7 @@ from torch import nn
 
 import salience
 from salience import adapters
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 
 NET, X = small_nets()["conv_bn_relu"]
 CLASSES = [i % 3 for i in range(len(X))]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from salience._errors import SalienceError
 from salience.attribution import attribution_by_value
-from salience.errors import SalienceError
 
 
 def new(seed: int) -> torch.Generator:

@@ -9,8 +9,8 @@ from oracles import ORACLES
 from torch import nn
 
 import salience
+from salience._errors import SalienceError
 from salience.composites import INPUT_RULES, PRESETS, RULES
-from salience.errors import SalienceError
 
 NET, X = small_nets()["conv_bn_relu"]
 TARGET = [1] * len(X)

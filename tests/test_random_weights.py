@@ -12,7 +12,7 @@ from reference_randomization import Case, cases, draws
 from scipy import stats
 from torch import Tensor, nn
 
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.randomize import random_weights, stages_of, stream
 from salience.recording import run_pass
 

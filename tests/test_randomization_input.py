@@ -12,7 +12,7 @@ from randomized import conv_net, images, run, values
 from torch import nn
 
 import salience
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 
 
 @pytest.mark.parametrize(

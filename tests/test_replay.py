@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
+from salience._errors import SalienceError
 from salience.cascade import Recipe, cascade, ordered_stages
-from salience.errors import SalienceError
 from salience.randomize import stages_of
 from salience.recording import run_pass
 from salience.replay import can_replay, replay

@@ -14,7 +14,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.similarity import hog_features, ranks, similarities
 
 NAMES = ["spearman", "spearman_abs", "spearman_of_abs", "pearson", "ssim", "hog"]

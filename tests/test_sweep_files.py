@@ -18,7 +18,7 @@ from file_nets import export, export_onnx
 from torch import Tensor, nn
 
 import salience
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.models import load_model
 from salience.models.optional import import_torchvision, need
 

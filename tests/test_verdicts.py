@@ -12,7 +12,7 @@ import torch
 import xarray
 
 import salience
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.report.words import answer
 from salience.sentences import of_method
 from salience.verdicts import interval, judge

@@ -1,14 +1,14 @@
 """Saliency maps of trained networks by every established method, and which of them to believe."""
 
-from salience.interrupts import end_quietly
+from salience._interrupts import end_quietly
 
 end_quietly()  # before torch, which takes seconds to load
 
 # ruff: noqa: E402
 from salience import adapters
+from salience._errors import SalienceError, SalienceWarning
 from salience.attribution import attribution_by_value
 from salience.coverage import Coverage
-from salience.errors import SalienceError, SalienceWarning
 from salience.explaining import explain
 from salience.methods import Method, methods
 from salience.recording import record

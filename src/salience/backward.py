@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from salience._errors import expected
 from salience.checks import values_at
-from salience.errors import expected
 from salience.inputs import Leaf
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs

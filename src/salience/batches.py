@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
+from salience._errors import SalienceError, SalienceWarning, expected
 from salience.checks import check_form
-from salience.errors import SalienceError, SalienceWarning, expected
 
 
 def whole(model: Callable[..., Any], x: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.errors import expected
+from salience._errors import expected
 
 
 def version_of(tensor: Tensor) -> int:

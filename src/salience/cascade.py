@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience._errors import SalienceError, expected, unknown
 from salience.beside import copy_of
-from salience.errors import SalienceError, expected, unknown
 from salience.linear import Weights
 from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
 from salience.recording import run_pass

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience._errors import SalienceError, expected
 from salience.inputs import (
     ALONE,
     Leaf,

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from salience import inputs, results
 from salience import options as opt
+from salience._errors import printable, unknown
 from salience.checks import whole_number
-from salience.errors import printable, unknown
 from salience.export import (
     device_of,
     outputs_of,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from salience import controls as control
 from salience import inputs
+from salience._errors import NotApplicable, SalienceWarning, expected
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.cost import NOTE, UNITS, in_gradients
-from salience.errors import NotApplicable, SalienceWarning, expected
 from salience.explaining import ERRORS
 from salience.methods import Method
 from salience.recording import checked_pass

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from salience import rules
+from salience._errors import expected, unknown
 from salience.checks import at_least_0, check_bounds
-from salience.errors import expected, unknown
 from salience.linear import Layer, LinearMap
 
 

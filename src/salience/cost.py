@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
+from salience._errors import SalienceError, SalienceWarning
+from salience._memory import in_parts, ran_out_of_memory
 from salience.beside import copy_of, generators_kept
-from salience.errors import SalienceError, SalienceWarning
-from salience.memory import in_parts, ran_out_of_memory
 from salience.methods import Method, find
 from salience.recording import run_pass
 from salience.targets import Part, Target, resolve, rows_of, select_output

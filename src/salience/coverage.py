@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from salience._tables import html_table, text_table
 from salience.methods import Method
-from salience.tables import html_table, text_table
 from salience.trace import Operation, Ref, Trace, leaves
 
 NOT_COVERED = "not covered"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
+from salience._errors import SalienceError, expected, printable, reason
 from salience.checks import check_samples
-from salience.errors import SalienceError, expected, printable, reason
 from salience.files import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience.images import image_files, read_images
 from salience.models import read_torch

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
+from salience._errors import NotApplicable, SalienceWarning, expected, unknown
+from salience._memory import in_parts
 from salience.batches import batches
 from salience.checks import check_input, check_model, listed, whole_number
-from salience.errors import NotApplicable, SalienceWarning, expected, unknown
 from salience.linear import Weights
-from salience.memory import in_parts
 from salience.methods import Method, find
 from salience.methods import methods as registry
 from salience.recording import checked_pass

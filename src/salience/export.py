@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from salience import inputs
-from salience.errors import NotApplicable, SalienceError, SalienceWarning, expected
+from salience._errors import NotApplicable, SalienceError, SalienceWarning, expected
+from salience._memory import ran_out_of_memory
 from salience.explaining import ERRORS, explain
-from salience.memory import ran_out_of_memory
 from salience.methods import Method
 from salience.recording import record
 from salience.tape import Tape

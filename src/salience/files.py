@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from salience.errors import expected
+from salience._errors import expected
 
 MAX_BYTES = 8 * 10**9  # that one file, or one tensor of its network, may take in memory
 _UNITS = {"": 1, "B": 1, **{

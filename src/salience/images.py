@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience.errors import SalienceError, expected, reason
+from salience._errors import SalienceError, expected, reason
 from salience.files import check_size, regular
 
 _IMAGES = (".png", ".jpg", ".jpeg")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 
 ALONE = None  # the key of a single tensor
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salience import interrupts
-from salience.errors import SalienceError, expected
+from salience import _interrupts
+from salience._errors import SalienceError, expected
 
 LOCK = ".salience.lock"
 
@@ -29,7 +29,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         if _text(lock) == own:
             lock.unlink()
 
-    with interrupts.undone(release):
+    with _interrupts.undone(release):
         yield
 
 

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from salience import interrupts
-from salience.errors import SalienceError, SalienceWarning, printable
-from salience.memory import ran_out_of_memory
+from salience import _interrupts
+from salience._errors import SalienceError, SalienceWarning, printable
+from salience._memory import ran_out_of_memory
 
 
 @contextmanager
@@ -24,14 +24,14 @@ def user_errors(kept: str) -> Iterator[None]:
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
         typer.echo(printable(f"Warning: {message}"), err=True)
 
-    interrupts.keep(kept)
+    _interrupts.keep(kept)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", SalienceWarning)
             warnings.showwarning = show
             yield
     except KeyboardInterrupt:
-        _end(interrupts.sentence(), interrupts.EXIT_CODE)
+        _end(_interrupts.sentence(), _interrupts.EXIT_CODE)
     except (SalienceError, NotImplementedError) as error:
         _end(f"Error: {error}", 2)
     except (OSError, RuntimeError, MemoryError) as error:
@@ -44,7 +44,7 @@ def user_errors(kept: str) -> Iterator[None]:
         wants = "expected to read and write files"
         _end(f"Error: {wants}; got {error}. Check the path and the disk.", 2)
     finally:
-        interrupts.keep()
+        _interrupts.keep()
 
 
 def _end(message: str, code: int) -> NoReturn:

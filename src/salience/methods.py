@@ -15,8 +15,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from salience import composites, rules
+from salience._errors import SalienceWarning, expected, squeezed, unknown
 from salience.checks import at_least_0, check_bounds, whole_number
-from salience.errors import SalienceWarning, expected, squeezed, unknown
 from salience.passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salience.errors import SalienceError, expected, unknown
+from salience._errors import SalienceError, expected, unknown
 from salience.methods import Method, find
 from salience.methods import methods as registry
 from salience.sanity import check_score

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from salience._memory import in_parts
 from salience.checks import values_at
 from salience.inputs import Leaf, columns, rows
-from salience.memory import in_parts
 from salience.targets import Scalar
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.pictures import (
     Array,
     Scale,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.plot_similarity import COLOURS
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from salience._errors import expected
 from salience.cascade import evenly_spread
-from salience.errors import expected
 from salience.pictures import (
     SIGNED,
     Array,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from salience._errors import expected, unknown
 from salience.controls import FLOOR
-from salience.errors import expected, unknown
 from salience.methods import methods as registry
 from salience.pictures import shortened
 from salience.similarity import bounds_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.pictures import SIGNED, Array, scale_of, to_array
 
 if TYPE_CHECKING:

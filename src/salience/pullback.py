@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience.errors import NotApplicable
+from salience._errors import NotApplicable
 from salience.trace import Operation, Ref, Trace, leaves, tree_map
 
 _ELEMENTWISE = frozenset("add sub rsub mul div neg multiply divide subtract batch_norm".split())

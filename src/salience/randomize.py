@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience._errors import SalienceError, unknown
 from salience.beside import copy_of, generators_kept
-from salience.errors import SalienceError, unknown
 from salience.trace import Operation, Trace
 
 INITIALISERS = ("own", "normal", "permute")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 
 # Integers that hold the bits of a float.
 _INTEGERS = {

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from salience import inputs, ops, tokens
+from salience._errors import expected
 from salience.affine import step_of, without_zeros
 from salience.classify import (
     asks_finiteness,
@@ -34,7 +35,6 @@ from salience.classify import (
     weight_of,
 )
 from salience.elementwise import Elements, function_of
-from salience.errors import expected
 from salience.expansion import past_dispatch
 from salience.functional import (
     functional_form,

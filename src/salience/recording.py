@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs, targets
+from salience._errors import expected
+from salience._memory import ran_out_of_memory
 from salience.batches import in_dtype_of
 from salience.beside import as_it_was, generators_kept, version_of
 from salience.checks import (
@@ -22,9 +24,7 @@ from salience.checks import (
     looks_like_one_sample,
     no_leaves,
 )
-from salience.errors import expected
 from salience.linear import Weights
-from salience.memory import ran_out_of_memory
 from salience.recorder import Recorder
 from salience.tape import Tape
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salience._errors import SalienceError
 from salience.affine import step_of
 from salience.elementwise import function_of
-from salience.errors import SalienceError
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite
 from salience.sites import AffineSite, LinearSite, join

@@ -13,14 +13,14 @@ import torch
 
 from salience import controls as control
 from salience import inputs
+from salience._errors import expected, unknown
+from salience._memory import in_parts
 from salience.batches import whole
 from salience.cascade import Recipe
 from salience.checks import check_input, check_model, listed, whole_number
 from salience.comparison import Comparison, Scores
 from salience.complexity import complexity_rise
-from salience.errors import expected, unknown
 from salience.explaining import choose
-from salience.memory import in_parts
 from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance

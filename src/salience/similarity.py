@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.ranks import ranks, rows_of_maps
 
 __all__ = ["Similarity", "hog_features", "ranks", "similarities"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from salience import inputs, targets
+from salience._errors import SalienceWarning, expected
 from salience.backward import reaches, walk_back
 from salience.checks import values_like
 from salience.coverage import Coverage, coverage_of
-from salience.errors import SalienceWarning, expected
 from salience.inputs import Leaf, columns, rows
 from salience.methods import Method, find
 from salience.trace import Trace

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience.errors import SalienceError, expected, unknown
+from salience._errors import SalienceError, expected, unknown
 from salience.inputs import tensor_of
 
 Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from salience import inputs
-from salience.errors import expected
+from salience._errors import expected
 from salience.explaining import ERRORS
 from salience.inputs import Leaf
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from salience.errors import SalienceError, expected
+from salience._errors import SalienceError, expected
 from salience.ops import LIKE_ANOTHER
 from salience.trace import leaves
 

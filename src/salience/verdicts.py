@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from salience._errors import expected, unknown
+from salience._tables import html_table, text_table
 from salience.controls import POSITIVE_METHOD, RANDOM_MAP
-from salience.errors import expected, unknown
 from salience.sanity import RISE
 from salience.sentences import (
     CONSTANT,
@@ -24,7 +25,6 @@ from salience.sentences import (
     of_rise,
 )
 from salience.similarity import bounds_of
-from salience.tables import html_table, text_table
 
 if TYPE_CHECKING:
     import xarray

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from salience import interrupts
-from salience.errors import expected
+from salience import _interrupts
+from salience._errors import expected
 from salience.locks import alone_in
 
 RESULT = (  # what check and explain write
@@ -29,12 +29,12 @@ def whole(file: Path) -> Iterator[Path]:
     Errors: OSError, before anything is computed, where nothing can be written.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}{_PART}")
-    with interrupts.undone(lambda: beside.unlink(missing_ok=True)):
+    with _interrupts.undone(lambda: beside.unlink(missing_ok=True)):
         beside.touch()
         yield beside
-        with interrupts.ignored():
+        with _interrupts.ignored():
             beside.replace(file)
-            interrupts.keep(f"{file} is complete")
+            _interrupts.keep(f"{file} is complete")
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def result_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     made = not folder.exists()
     with ExitStack() as held:
         if made:
-            held.enter_context(interrupts.undone(partial(_remove_empty, folder)))
+            held.enter_context(_interrupts.undone(partial(_remove_empty, folder)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(alone_in(folder))
@@ -78,16 +78,16 @@ def _remove_empty(folder: Path) -> None:
 def _beside(folder: Path) -> Iterator[Path]:
     """An empty folder in a folder, whose files take the place of the result in that one."""
     beside = folder / _PART
-    with interrupts.undone(partial(_remove, beside)):
+    with _interrupts.undone(partial(_remove, beside)):
         _remove(beside)  # of a run that was killed
         beside.mkdir()
         yield beside
-        with interrupts.ignored():
+        with _interrupts.ignored():
             for file in _result_in(folder):
                 _remove(file)
             for file in beside.iterdir():
                 file.replace(folder / file.name)
-            interrupts.keep(f"{folder} holds the result")
+            _interrupts.keep(f"{folder} holds the result")
 
 
 def _result_in(folder: Path) -> list[Path]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from salience import targets
+from salience._errors import SalienceError, expected
 from salience.checks import values_at
-from salience.errors import SalienceError, expected
 from salience.inputs import rows
 from salience.methods import Method, find
 from salience.recording import record

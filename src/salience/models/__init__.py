@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.files import MAX_BYTES, check_size, regular
 from salience.models.described import (
     FileModel,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from salience.errors import SalienceError, expected
+from salience._errors import SalienceError, expected
 
 _ELEMENTWISE = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or

@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from salience.errors import expected
+from salience._errors import expected
 
 _TENSORS = 256  # that a file may leave out: what is computed, and heads that were not trained
 _VALUES = 2**22

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from salience._errors import expected
 from salience.checks import first_convolution, looks_like_one_sample
-from salience.errors import expected
 from salience.models.bounded import Bounded
 
 

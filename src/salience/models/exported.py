@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected, reason
+from salience._errors import SalienceError, expected, reason
 from salience.files import MAX_BYTES, unpacked
 from salience.models.described import FileModel
 from salience.models.program import DTYPES, Program, calls_of, unsupported

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from salience.errors import expected
+from salience._errors import expected
 
 SCHEMES = ("torchvision", "timm")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from salience.errors import SalienceError, expected
+from salience._errors import SalienceError, expected
 
 _TRANSFORMER = """
 hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected, reason
+from salience._errors import SalienceError, expected, reason
 from salience.files import MAX_BYTES, check_size, unpacked
 from salience.models.bounded import Bounded
 from salience.models.described import FileModel

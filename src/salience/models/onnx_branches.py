@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 
 _SHAPES = ("Shape", "Size")
 

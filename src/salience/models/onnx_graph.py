@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.models.onnx_branches import branch_runner, captured
 from salience.models.onnx_operators import OPERATORS, Operator
 from salience.models.onnx_tensors import Read

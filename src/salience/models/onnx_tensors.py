@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.files import check_size, regular
 from salience.models.onnx_branches import graphs_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from salience.errors import expected
+from salience._errors import expected
 
 # The first version that is safe. Older ones unpickle the file that an argument of a network names.
 _FLOORS = {"timm": (1, 0, 16)}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience._errors import SalienceError, expected
 from salience.models.admitted import SAFE_FORMS, check_arguments, operator_of
 
 DTYPES = dict(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, cut, expected, reason
+from salience._errors import SalienceError, cut, expected, reason
 from salience.files import MAX_BYTES, check_size, regular, unpacked
 from salience.models.bounded import Bounded
 

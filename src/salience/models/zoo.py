@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from salience.errors import SalienceWarning, expected
+from salience._errors import SalienceWarning, expected
 from salience.models.factory import guarded
 from salience.models.optional import import_torchvision, need
 

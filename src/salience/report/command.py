@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from salience import interrupts
-from salience.errors import expected
+from salience import _interrupts
+from salience._errors import expected
 from salience.report.extras import Extras, classed
 from salience.report.page import write
 from salience.report.serve import server
@@ -55,7 +55,7 @@ def view_command(
     with stored.dataset, server(stored.dataset, extras, title, port) as serving:
         address = f"http://{serving.server_address[0]}:{serving.server_port}/"
         try:
-            with interrupts.raised():
+            with _interrupts.raised():
                 say(f"{address} (Ctrl-C ends it)")
                 if open_browser:
                     import webbrowser

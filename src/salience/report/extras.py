@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from salience._errors import SalienceError, expected
 from salience.attribution import attribution_by_value
-from salience.errors import SalienceError, expected
 from salience.explaining import ERRORS
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from salience.errors import expected
+from salience._errors import expected
 from salience.report import pixels
 from salience.report.extras import Extras
 from salience.report.page import render

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience.errors import SalienceError, expected, unknown
+from salience._errors import SalienceError, expected, unknown
 from salience.explaining import ERRORS
 from salience.report.guard import look_at, text_of
 from salience.report.schema import check_form, check_values, tested
