@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from salience import SalienceError
+from salience._files.locks import LOCK, alone_in, started
+from salience._files.writing import result_folder, whole
 from salience.cli import app
-from salience.locks import LOCK, alone_in, started
-from salience.writing import result_folder, whole
 
 FACTORY = """
 from torch import nn

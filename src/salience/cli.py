@@ -21,6 +21,7 @@ from rich.text import Text
 from salience import inputs, results
 from salience import options as opt
 from salience._errors import printable, unknown
+from salience._files.writing import result_folder
 from salience.checks import whole_number
 from salience.export import (
     device_of,
@@ -39,7 +40,6 @@ from salience.recording import record
 from salience.sanity import randomization_test
 from salience.targets import Target
 from salience.together import can_be_shown, some
-from salience.writing import result_folder
 
 if TYPE_CHECKING:
     import xarray

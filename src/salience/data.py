@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from salience import inputs
 from salience._errors import SalienceError, expected, printable, reason
+from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience.checks import check_samples
-from salience.files import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience.images import image_files, read_images
 from salience.models import read_torch
 from salience.options import parse_numbers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected, reason
-from salience.files import check_size, regular
+from salience._files.untrusted import check_size, regular
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _EIGHT_BIT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

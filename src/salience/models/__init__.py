@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from salience._errors import expected
-from salience.files import MAX_BYTES, check_size, regular
+from salience._files.untrusted import MAX_BYTES, check_size, regular
 from salience.models.described import (
     FileModel,
     channels_first,

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from salience._errors import SalienceError, expected
-from salience.files import check_size, in_words
+from salience._files.untrusted import check_size, in_words
 
 _BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's values say
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, reason
-from salience.files import MAX_BYTES, unpacked
+from salience._files.untrusted import MAX_BYTES, unpacked
 from salience.models.described import FileModel
 from salience.models.program import DTYPES, Program, calls_of, unsupported
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
-from salience.files import MAX_BYTES, check_size, regular
+from salience._files.untrusted import MAX_BYTES, check_size, regular
 from salience.models.budget import no_larger_than
 from salience.models.described import FileModel
 from salience.models.huggingface_fields import Described, described

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, reason
-from salience.files import MAX_BYTES, check_size, unpacked
+from salience._files.untrusted import MAX_BYTES, check_size, unpacked
 from salience.models.bounded import Bounded
 from salience.models.described import FileModel
 from salience.models.keras_layers import use_torch_operations

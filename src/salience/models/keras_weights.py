@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from salience.hdf5 import entries_of, filters_of, member
+from salience._files.hdf5 import entries_of, filters_of, member
 
 _MOST_GROUPS = 10**5
 

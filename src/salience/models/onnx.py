@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from salience._errors import SalienceError, expected, reason
-from salience.files import MAX_BYTES
+from salience._files.untrusted import MAX_BYTES
 from salience.models.described import FileModel
 from salience.models.onnx_branches import graphs_of, refuse_conditions_on_values
 from salience.models.onnx_graph import DOMAINS, OnnxGraph

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience.files import check_size, regular
+from salience._files.untrusted import check_size, regular
 from salience.models.onnx_branches import graphs_of
 
 Read = Callable[[Any], Tensor]

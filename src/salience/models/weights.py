@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, cut, expected, reason
-from salience.files import MAX_BYTES, check_size, regular, unpacked
+from salience._files.untrusted import MAX_BYTES, check_size, regular, unpacked
 from salience.models.bounded import Bounded
 
 

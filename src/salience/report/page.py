@@ -12,13 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from salience._files.writing import whole
 from salience.pictures import shortened
 from salience.plot_similarity import THRESHOLDS
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
 from salience.report.schema import tested
 from salience.verdicts import Verdict, Verdicts, verdicts
-from salience.writing import whole
 
 if TYPE_CHECKING:
     import xarray

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from salience import _interrupts
 from salience._errors import expected
-from salience.locks import alone_in
+from salience._files.locks import alone_in
 
 RESULT = (  # what check and explain write
     "study.nc", "study.zarr", "verdicts.json", "similarity.png", "cascade.png", "maps.npz",
