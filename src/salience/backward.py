@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience.checks import values_at
-from salience.inputs import Leaf
+from salience._inputs.containers import Leaf
+from salience._inputs.validation import values_at
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs
 from salience.rules import unchanged

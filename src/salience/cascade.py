@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, unknown
+from salience._inputs.targets import Part
 from salience.beside import copy_of
 from salience.linear import Weights
 from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
 from salience.recording import run_pass
 from salience.replay import can_replay, replay
 from salience.tape import Tape
-from salience.targets import Part
 from salience.trace import Operation
 
 ORDERS = ("top_down", "bottom_up", "independent")

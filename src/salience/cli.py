@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from salience import inputs, results
 from salience import options as opt
+from salience import results
 from salience._errors import printable, unknown
 from salience._files.writing import result_folder
-from salience.checks import whole_number
+from salience._inputs import containers
+from salience._inputs.targets import Target
+from salience._inputs.validation import whole_number
 from salience.export import (
     device_of,
     outputs_of,
@@ -38,7 +40,6 @@ from salience.methods import methods as registry
 from salience.provenance import provenance, weights_file
 from salience.recording import record
 from salience.sanity import randomization_test
-from salience.targets import Target
 from salience.together import can_be_shown, some
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _check(given: dict[str, Any]) -> None:
         outputs_of(network, x, {**options, "target": target})
         options["scores"] = opt.parse_scores(given["scores"], score, x)
         device = device_of(network, x)
-        x = inputs.each(lambda part: part.to(device), x)
+        x = containers.each(lambda part: part.to(device), x)
         tape = record(network, some(x, slice(1)), output=options["output"])
         uncovered = uncovered_operations(tape, chosen)
         if options["keep_maps"] and not can_be_shown(x, tape.leaves):

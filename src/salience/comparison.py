@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from salience import controls as control
-from salience import inputs
 from salience._errors import NotApplicable, SalienceWarning, expected
+from salience._inputs import containers
+from salience._inputs.targets import Target, resolve, rows_of
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.cost import NOTE, UNITS, in_gradients
 from salience.explaining import ERRORS
@@ -21,7 +22,6 @@ from salience.methods import Method
 from salience.recording import checked_pass
 from salience.similarity import Similarity, similarities
 from salience.tape import Tape
-from salience.targets import Target, resolve, rows_of
 from salience.together import as_one, check_shown, numbers, shown, some, values_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Comparison:
 
     def measure_costs(self, x: Any, count: int, target: Target) -> None:
         """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, given, total = self.recipe.output, self.parameters, inputs.samples_of(x)
+        output, given, total = self.recipe.output, self.parameters, containers.samples_of(x)
         batch = some(x, slice(count))
         found = in_gradients(self.model, batch, total, self.methods, target, output, given)
         self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
@@ -111,8 +111,8 @@ class Comparison:
         self, x: Any, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
     ) -> Scores:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
-        first, total, x = rows.start, inputs.samples_of(x), some(x, rows)
-        count = inputs.samples_of(x)
+        first, total, x = rows.start, containers.samples_of(x), some(x, rows)
+        count = containers.samples_of(x)
         tape = checked_pass(self.model, x, self.recipe.output, keep=True)
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)

@@ -16,14 +16,14 @@ from rich.text import Text
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from salience import inputs
 from salience._errors import NotApplicable, SalienceError, SalienceWarning, expected
+from salience._inputs import containers
+from salience._inputs.targets import resolve, select_output
 from salience._memory import ran_out_of_memory
 from salience.explaining import ERRORS, explain
 from salience.methods import Method
 from salience.recording import record
 from salience.tape import Tape
-from salience.targets import resolve, select_output
 from salience.together import some
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ _OVERVIEW_ROWS = 12
 def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The network's outputs and the target's values (N,), before anything long is begun."""
     parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
-    for first in range(0, inputs.samples_of(x), size):
+    for first in range(0, containers.samples_of(x), size):
         rows = some(x, slice(first, first + size))
         try:
             with torch.no_grad():
-                raw = inputs.call(network, inputs.each(lambda part: part.to(device), rows))
+                raw = containers.call(network, containers.each(lambda part: part.to(device), rows))
         except Exception as error:
             if ran_out_of_memory(error) or isinstance(error, SalienceError):
                 raise
             raise _not_taken(rows, error) from None
-        part, count = select_output(raw, run["output"]).cpu(), inputs.samples_of(rows)
+        part, count = select_output(raw, run["output"]).cpu(), containers.samples_of(rows)
         if part.ndim == 0 or len(part) != count:
             raise expected(
                 f"one output per input, ({count}, ...)", f"an output {tuple(part.shape)}",
@@ -59,18 +59,20 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
 def _not_taken(rows: Any, error: Exception) -> SalienceError:
     """That the network raised an error at its inputs."""
     shapes = {
-        key: tuple(t.shape) for key, t in inputs.parts_of(rows).items() if inputs.per_sample(t)
+        key: tuple(t.shape)
+        for key, t in containers.parts_of(rows).items()
+        if containers.per_sample(t)
     }
-    got = shapes[inputs.ALONE] if isinstance(rows, Tensor) else shapes
+    got = shapes[containers.ALONE] if isinstance(rows, Tensor) else shapes
     cure = "Check the shape (B, ...) and the scale of DATA."
-    if not all(part.is_floating_point() for part in inputs.tensors_of(rows)):
+    if not all(part.is_floating_point() for part in containers.tensors_of(rows)):
         cure += " Integers are taken for ids that the network embeds: save others as float32."
     told = f"{got}, at which it raised {type(error).__name__}: {error}"
     return expected("inputs that the network takes", told, cure)
 
 
 def device_of(network: nn.Module, x: Any) -> torch.device:
-    return next((p.device for p in network.parameters()), inputs.tensors_of(x)[0].device)
+    return next((p.device for p in network.parameters()), containers.tensors_of(x)[0].device)
 
 
 def uncovered_operations(tape: Tape, chosen: list[Method]) -> dict[str, list[str]]:
@@ -86,7 +88,7 @@ def timed_maps(
     skip  methods that do not apply, with a warning
     """
     device = device_of(network, x)
-    first = inputs.each(lambda part: part[:1].to(device), x)
+    first = containers.each(lambda part: part[:1].to(device), x)
     uncovered = uncovered_operations(record(network, first, output=run["output"]), chosen)
     table = Table(Column("method", no_wrap=True), "seconds", "largest error", "not covered")
     maps: dict[str, Any] = {}
@@ -126,7 +128,7 @@ def named(name: str, held: Any) -> dict[str, Tensor]:
     """
     if isinstance(held, Tensor):
         return {name: held}
-    parts = inputs.parts_of(held) if isinstance(held, Mapping | list | tuple) else {}
+    parts = containers.parts_of(held) if isinstance(held, Mapping | list | tuple) else {}
     return {n: t for key, part in parts.items() for n, t in named(f"{name}.{key}", part).items()}
 
 
@@ -141,8 +143,8 @@ def save_maps(
         for error in ERRORS:
             own = [getattr(t, error) for t in found.values() if hasattr(t, error)]
             arrays |= {f"{name}.{error}": own[0]} if own else {}
-        for key, part in inputs.parts_of(x).items():
-            arrays |= _per_token(name if key is inputs.ALONE else f"{name}.{key}", part, found)
+        for key, part in containers.parts_of(x).items():
+            arrays |= _per_token(name if key is containers.ALONE else f"{name}.{key}", part, found)
     plain: dict[str, Any] = {
         name: (t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy()
         for name, t in arrays.items()
@@ -164,8 +166,8 @@ def save_overviews(
 ) -> list[Path | str]:
     """A picture for each input that has maps: the files, and what could not be drawn."""
     lines: list[Path | str] = []
-    for key, part in inputs.parts_of(x).items():
-        alone = key is inputs.ALONE
+    for key, part in containers.parts_of(x).items():
+        alone = key is containers.ALONE
         own = {name: m if alone else m.get(key) for name, m in maps.items()}
         file = folder / ("overview.png" if alone else f"overview_{_plain(key)}.png")
         if all(m is None for m in own.values()):
@@ -194,8 +196,8 @@ def _overview(x: Tensor, maps: Mapping[str, Any], titles: list[str]) -> Figure |
         return plot.maps(x[rows], {n: m[rows] for n, m in maps.items()}, titles=titles[rows])
     relevance = {n: r for name, m in maps.items()
                  for n, r in _per_token(name, x, named(name, m)).items()}  # fmt: skip
-    shown = {n.removesuffix(".per_token"): inputs.rows(r[rows]) for n, r in relevance.items()}
-    return plot.tokens(inputs.rows(x[rows]), shown, titles=titles[rows]) if shown else None
+    shown = {n.removesuffix(".per_token"): containers.rows(r[rows]) for n, r in relevance.items()}
+    return plot.tokens(containers.rows(x[rows]), shown, titles=titles[rows]) if shown else None
 
 
 def titles_of(names: list[str], target: str, outputs: Tensor, values: Tensor) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from salience import composites, rules
 from salience._errors import SalienceWarning, expected, squeezed, unknown
-from salience.checks import at_least_0, check_bounds, whole_number
+from salience._inputs.validation import at_least_0, check_bounds, whole_number
 from salience.passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})

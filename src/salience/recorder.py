@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from salience import inputs, ops, tokens
+from salience import ops, tokens
 from salience._errors import expected
+from salience._inputs import containers
 from salience.affine import step_of, without_zeros
 from salience.classify import (
     asks_finiteness,
@@ -74,7 +75,7 @@ class Recorder(TorchFunctionMode):
         embedded: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
-        self.leaves: list[inputs.Leaf] = []
+        self.leaves: list[containers.Leaf] = []
         self._ids, self._samples = tokens.Ids(), 0
         self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
@@ -100,12 +101,14 @@ class Recorder(TorchFunctionMode):
 
     def start(self, x: Any) -> Any:
         """Copies of the inputs: values of the trace that gradients reach, and ids."""
-        x = inputs.each(lambda part: part.detach().clone(), x)
-        self._samples = inputs.samples_of(x)
-        for key, part in inputs.parts_of(x).items():
-            if inputs.per_sample(part) and part.is_floating_point():
-                self.leaves.append(inputs.Leaf(key, self.values.add(part), part.requires_grad_()))
-            elif inputs.per_sample(part) and part.dtype != torch.bool:
+        x = containers.each(lambda part: part.detach().clone(), x)
+        self._samples = containers.samples_of(x)
+        for key, part in containers.parts_of(x).items():
+            if containers.per_sample(part) and part.is_floating_point():
+                self.leaves.append(
+                    containers.Leaf(key, self.values.add(part), part.requires_grad_())
+                )
+            elif containers.per_sample(part) and part.dtype != torch.bool:
                 self._ids.mark(part, tokens.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
@@ -233,7 +236,7 @@ class Recorder(TorchFunctionMode):
         args, kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         operation = Operation(name, "weights", function, args, kwargs, (index,), (0,), depends=True)
         self._register(operation, [])
-        self.leaves.append(inputs.Leaf(origin.key, index, leaf, embedded=True))
+        self.leaves.append(containers.Leaf(origin.key, index, leaf, embedded=True))
         result = leaf
         if place != (0, 1):
             result = self._apply(tokens.as_called, "movedim", (leaf, *place), {})

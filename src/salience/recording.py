@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience import inputs, targets
 from salience._errors import expected
-from salience._memory import ran_out_of_memory
-from salience.batches import in_dtype_of
-from salience.beside import as_it_was, generators_kept, version_of
-from salience.checks import (
+from salience._inputs import containers, targets
+from salience._inputs.batches import in_dtype_of
+from salience._inputs.validation import (
     check_input,
     check_length,
     check_model,
@@ -24,6 +22,8 @@ from salience.checks import (
     looks_like_one_sample,
     no_leaves,
 )
+from salience._memory import ran_out_of_memory
+from salience.beside import as_it_was, generators_kept, version_of
 from salience.linear import Weights
 from salience.recorder import Recorder
 from salience.tape import Tape
@@ -44,7 +44,7 @@ def run_pass(
     """
     shared = Weights() if weights is None else weights
     recorder = Recorder(model, shared, keep, embedded)
-    device = inputs.tensors_of(x)[0].device
+    device = containers.tensors_of(x)[0].device
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -59,7 +59,7 @@ def run_pass(
     state = recorder.state
     versions = [version_of(tensor) for tensor in state]
     ends = (tuple(recorder.leaves), output)
-    held = inputs.each(Tensor.detach, begin)
+    held = containers.each(Tensor.detach, begin)
 
     def unchanged() -> None:
         if versions != [version_of(tensor) for tensor in state]:
@@ -70,7 +70,7 @@ def run_pass(
 
     def again(*values: Tensor) -> Tape:
         unchanged()
-        other, embedded = inputs.at_leaves(held, ends[0], values)
+        other, embedded = containers.at_leaves(held, ends[0], values)
         return run_pass(model, other, part, shared, embedded=embedded)
 
     kept = recorder.readers.kept
@@ -87,7 +87,7 @@ def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
     """What the model returns; integers that nothing embeds are an error, whatever it does."""
     try:
         with recorder:
-            outputs = inputs.call(model, x)
+            outputs = containers.call(model, x)
     except (RuntimeError, TypeError) as error:
         if recorder.leaves or ran_out_of_memory(error):
             raise

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from salience import controls as control
-from salience import inputs
 from salience._errors import expected, unknown
+from salience._inputs import containers
+from salience._inputs.batches import whole
+from salience._inputs.targets import Part, Target
+from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
-from salience.batches import whole
 from salience.cascade import Recipe
-from salience.checks import check_input, check_model, listed, whole_number
 from salience.comparison import Comparison, Scores
 from salience.complexity import complexity_rise
 from salience.explaining import choose
@@ -25,7 +26,6 @@ from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance
 from salience.similarity import Similarity, similarities
-from salience.targets import Part, Target
 from salience.together import is_single
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def randomization_test(
     check_model(model)
     x = whole(model, x)
     check_input(model, x)
-    count = inputs.samples_of(x)
+    count = containers.samples_of(x)
     if not count:
         raise expected("at least one sample", "none", "Look at how the data were chosen.")
     _check_sizes(repeats, keep_maps, seed, batch_size)

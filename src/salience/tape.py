@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience import inputs, targets
 from salience._errors import SalienceWarning, expected
+from salience._inputs import containers, targets
+from salience._inputs.containers import Leaf, columns, rows
+from salience._inputs.validation import values_like
 from salience.backward import reaches, walk_back
-from salience.checks import values_like
 from salience.coverage import Coverage, coverage_of
-from salience.inputs import Leaf, columns, rows
 from salience.methods import Method, find
 from salience.trace import Trace
 from salience.walk import Walk
@@ -58,7 +58,7 @@ class Tape:
 
     def elsewhere(self, values: Sequence[Tensor]) -> tuple[Any, tuple[Tensor, ...]]:
         """The inputs, and what embeddings make of them, with other values at the leaves."""
-        return inputs.at_leaves(self.x, self.leaves, values)
+        return containers.at_leaves(self.x, self.leaves, values)
 
     def coverage(self, method: str | Method) -> Coverage:
         """Which operations got which rule, which passed by autograd and which are not covered."""
@@ -110,7 +110,7 @@ class Tape:
         maps = self.explain_leaves(
             method, target, start=start, seed=seed, strict=strict, **parameters
         )
-        return inputs.at_inputs(self.x, self.leaves, maps)
+        return containers.at_inputs(self.x, self.leaves, maps)
 
     def explain_leaves(
         self,

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from salience import targets
 from salience._errors import SalienceError, expected
-from salience.checks import values_at
-from salience.inputs import rows
+from salience._inputs import targets
+from salience._inputs.containers import rows
+from salience._inputs.validation import values_at
 from salience.methods import Method, find
 from salience.recording import record
 from salience.tape import Tape

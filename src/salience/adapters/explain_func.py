@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience._inputs.containers import is_array, tensor_of
+from salience._inputs.targets import Part
 from salience.explaining import explain
-from salience.inputs import is_array, tensor_of
 from salience.methods import Method, find
-from salience.targets import Part
 
 _PASSED_BY_QUANTUS = ("device", "method")  # the latter: what `quantus.evaluate` calls a method
 

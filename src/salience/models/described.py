@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
-from salience.checks import first_convolution, looks_like_one_sample
+from salience._inputs.validation import first_convolution, looks_like_one_sample
 from salience.models.bounded import Bounded
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience import inputs
 from salience._errors import SalienceError, SalienceWarning, expected
-from salience.checks import check_form
+from salience._inputs import containers
+from salience._inputs.validation import check_form
 
 
 def whole(model: Callable[..., Any], x: Any) -> Any:
@@ -37,14 +37,14 @@ def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int |
             raise _unlike(number, _form(read), form)
         batch = in_dtype_of(model, read, None if told else 3)
         told = told or batch is not read
-        count = inputs.samples_of(batch)
+        count = containers.samples_of(batch)
         yield batch, first, count if is_whole(x) else None
         first += count
 
 
 def is_whole(x: Any) -> bool:
     """Whether x holds all samples, rather than batches of them."""
-    return inputs.is_array(x) or isinstance(x, Mapping | tuple)
+    return containers.is_array(x) or isinstance(x, Mapping | tuple)
 
 
 def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
@@ -52,7 +52,7 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
 
     calls  between the line that a warning is about and this; None: without a warning
     """
-    if not any(part.dtype == torch.float64 for part in inputs.tensors_of(x)):
+    if not any(part.dtype == torch.float64 for part in containers.tensors_of(x)):
         return x
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     dtypes = [p.dtype for p in parameters if p.is_floating_point()]
@@ -64,7 +64,7 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
             "float32, or model.double(), to choose.",
             SalienceWarning, calls + 1,
         )  # fmt: skip
-    return inputs.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
+    return containers.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
 
 
 def _items(x: Any) -> Iterator[Any]:
@@ -84,9 +84,9 @@ def _items(x: Any) -> Iterator[Any]:
 
 def _read(x: Any) -> Any:
     """The inputs with tensors for arrays, checked for what no model takes."""
-    parts = inputs.parts_of(x).items()
-    tensors = {key: inputs.tensor_of(p) if inputs.is_array(p) else p for key, p in parts}
-    x = inputs.alike(x, tensors)
+    parts = containers.parts_of(x).items()
+    tensors = {key: containers.tensor_of(p) if containers.is_array(p) else p for key, p in parts}
+    x = containers.alike(x, tensors)
     check_form(x)
     return x
 
@@ -97,13 +97,13 @@ def _form(x: Any) -> dict[Any, Any]:
         key: tuple(part.shape[1:])
         if isinstance(part, Tensor) and part.ndim and part.is_floating_point()
         else None
-        for key, part in inputs.parts_of(x).items()
+        for key, part in containers.parts_of(x).items()
     }
 
 
 def _unlike(number: int, form: Mapping[Any, Any], first: Mapping[Any, Any]) -> SalienceError:
     def told(form: Mapping[Any, Any]) -> str:
-        return f"{form[inputs.ALONE] if inputs.ALONE in form else dict(form)}"
+        return f"{form[containers.ALONE] if containers.ALONE in form else dict(form)}"
 
     return expected(
         f"batches of samples of one shape, {told(first)} as in the first",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected, unknown
-from salience.inputs import tensor_of
+from salience._inputs.containers import tensor_of
 
 Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
 Scalar = Callable[[Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""What a user gives: containers of tensors, batches of them, targets, and what is refused."""
