@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from salience._errors import SalienceError
-from salience.attribution import attribution_by_value
+from salience._scores.by_value import attribution_by_value
 
 
 def new(seed: int) -> torch.Generator:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import salience
+from salience._scores.complexity import complexity
 from salience.cascade import Recipe, cascade
 from salience.comparison import SMOOTH_DRAWS
-from salience.complexity import complexity
 from salience.recording import run_pass
 
 

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from salience._errors import SalienceError
-from salience.similarity import hog_features, ranks, similarities
+from salience._scores.similarity import hog_features, ranks, similarities
 
 NAMES = ["spearman", "spearman_abs", "spearman_of_abs", "pearson", "ssim", "hog"]
 RANK_NAMES = NAMES[:3]

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from salience._errors import SalienceError, expected, unknown
+from salience._scores.similarity import similarities
 from salience.methods import Method, find
 from salience.methods import methods as registry
 from salience.sanity import check_score
-from salience.similarity import similarities
 from salience.together import is_single
 
 Model = Annotated[

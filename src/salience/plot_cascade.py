@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from salience._errors import expected
+from salience._scores.similarity import similarities
 from salience.cascade import evenly_spread
 from salience.pictures import (
     SIGNED,
@@ -27,7 +28,6 @@ from salience.pictures import (
     shortened,
     slice_of,
 )
-from salience.similarity import similarities
 
 if TYPE_CHECKING:
     import xarray

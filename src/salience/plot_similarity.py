@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from salience._errors import expected, unknown
+from salience._scores.similarity import bounds_of
 from salience.controls import FLOOR
 from salience.methods import methods as registry
 from salience.pictures import shortened
-from salience.similarity import bounds_of
 from salience.verdicts import THRESHOLDS, interval, scores_of
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
+from salience._scores.complexity import complexity_rise
+from salience._scores.similarity import Similarity, similarities
 from salience.cascade import Recipe
 from salience.comparison import Comparison, Scores
-from salience.complexity import complexity_rise
 from salience.explaining import choose
 from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance
-from salience.similarity import Similarity, similarities
 from salience.together import is_single
 
 if TYPE_CHECKING:

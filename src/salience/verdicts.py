@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from salience._errors import expected, unknown
+from salience._scores.similarity import bounds_of
 from salience._tables import html_table, text_table
 from salience.controls import POSITIVE_METHOD, RANDOM_MAP
 from salience.sanity import RISE
@@ -24,7 +25,6 @@ from salience.sentences import (
     of_method,
     of_rise,
 )
-from salience.similarity import bounds_of
 
 if TYPE_CHECKING:
     import xarray

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import SalienceError, expected
-from salience.attribution import attribution_by_value
+from salience._scores.by_value import attribution_by_value
 from salience.explaining import ERRORS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from salience.similarity import bounds_of
+from salience._scores.similarity import bounds_of
 from salience.verdicts import SCORE, Verdict, interval, scores_of
 
 if TYPE_CHECKING:

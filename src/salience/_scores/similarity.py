@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience.ranks import ranks, rows_of_maps
+from salience._scores.ranks import ranks, rows_of_maps
 
 __all__ = ["Similarity", "hog_features", "ranks", "similarities"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from salience.similarity import Similarity
+from salience._scores.similarity import Similarity
 
 BINS = 100
 
