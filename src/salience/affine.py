@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from salience import ops
+from salience._operations import kinds
 from salience.linear import Weights
 
 Layout = Callable[[Tensor], Tensor]  # a rearrangement of entries
@@ -41,7 +41,7 @@ def step_of(
     """What a call does to its operand at a place, if it shifts or scales it by constants."""
     if name in ("batch_norm", "instance_norm"):
         return _batch_norm(args, weights)
-    if name not in ops.SHIFTS_AND_SCALES or kwargs or not 1 <= len(args) <= 2:
+    if name not in kinds.SHIFTS_AND_SCALES or kwargs or not 1 <= len(args) <= 2:
         return None
     if name in ("neg", "negative"):
         return Step(0, args[0].new_full((), -1.0), None)
@@ -50,7 +50,7 @@ def step_of(
         return None
     if name in ("mul", "multiply"):
         return Step(place, constant, None)
-    if name in ops.DIVISIONS:
+    if name in kinds.DIVISIONS:
         return Step(0, weights.derive("1 /", torch.reciprocal, constant), None)
     if name in ("sub", "subtract", "rsub"):
         if (place == 0) == (name != "rsub"):  # a - constant

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience import ops
+from salience._operations import kinds
+from salience._operations.operands import layer_kind, linear_slots
 from salience.linear import Layer
-from salience.operands import layer_kind, linear_slots
 from salience.trace import Operation, leaves
 
 # kinds whose site reads the first argument alone
@@ -31,11 +31,11 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
         operation.slots = slots
         operation.kind, operation.operands = "linear", (slots.activation,)
     else:
-        operation.kind = ops.kind_of(name, args, kwargs, depends)
+        operation.kind = kinds.kind_of(name, args, kwargs, depends)
         places = tuple(i for i, arg in enumerate(args) if depends(arg))
         if operation.kind in ("product", "division"):
             _share(operation, places, depends, is_reciprocal)
-        elif operation.kind in _OF_ONE and name in ops.OF_TWO:
+        elif operation.kind in _OF_ONE and name in kinds.OF_TWO:
             operation.operands = places  # either of them
         elif operation.kind in _OF_ONE and (places != (0,) or depends(kwargs)):
             operation.kind = "other"
@@ -46,22 +46,22 @@ def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
 
     Indices into something that depends on the input, and divisors, decide nothing of their own.
     """
-    if name in ops.DIVISIONS and isinstance(args[0], Tensor) and args[0].is_floating_point():
+    if name in kinds.DIVISIONS and isinstance(args[0], Tensor) and args[0].is_floating_point():
         args = args[:1]
     given = [t for t in leaves((args, kwargs), Tensor) if depends(t)]
     floating = [t.is_floating_point() for t in given]
     if all(floating):
         return False
-    if name in ops.OF_COMPLEX and all(t.is_floating_point() or t.is_complex() for t in given):
+    if name in kinds.OF_COMPLEX and all(t.is_floating_point() or t.is_complex() for t in given):
         return False
     whole = not any(t.dtype == torch.bool or t.is_complex() for t in given)
-    return not (whole and name in ops.INDEXINGS and any(floating))
+    return not (whole and name in kinds.INDEXINGS and any(floating))
 
 
 def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     """Whether the input only chooses rows of a table that does not depend on it, as a router does
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
-    if name not in ops.SELECTIONS:
+    if name not in kinds.SELECTIONS:
         return False
     tensors = leaves((args, kwargs), Tensor)
     tables = [t for t in tensors if t.is_floating_point()]
@@ -72,14 +72,14 @@ def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
 
 def asks_finiteness(name: str, args: Sequence[Any]) -> bool:
     """Whether a call asks which values are infinite or no numbers: that gates no finite value."""
-    if name in ops.EQUALITIES:
+    if name in kinds.EQUALITIES:
         return any(isinstance(arg, float) and isinf(arg) for arg in args)
-    return name in ops.FINITENESS
+    return name in kinds.FINITENESS
 
 
 def gates(operation: Operation) -> bool:
     """Whether what the input chose decides more than a map's weights or a summand."""
-    scales = operation.kind == "structural" and operation.name in ops.SCALING
+    scales = operation.kind == "structural" and operation.name in kinds.SCALING
     return scales or operation.kind not in ("structural", "linear", "detached")
 
 
@@ -107,7 +107,7 @@ def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Que
     if operation.kind == "reciprocal":
         return True
     product = operation.kind in ("product", "division")
-    if not product and operation.name not in ops.KEEPS_RECIPROCALS:
+    if not product and operation.name not in kinds.KEEPS_RECIPROCALS:
         return False
     tensors = leaves((operation.args, operation.kwargs), Tensor)
     return all(is_reciprocal(t) for t in tensors if depends(t))

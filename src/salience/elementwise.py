@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience import ops
+from salience._operations import kinds
 from salience.trace import Operation, Ref, Trace, leaves, tree_map
 
 _HOLDS = "_salience_made_of"  # on tensors: what they are made of, alive as long as they are
@@ -51,9 +51,9 @@ class Elements:
         self, operation: Operation, operands: Mapping[int, Tensor], result: Any
     ) -> int | None:
         """The value that the result of a call is made of element by element."""
-        if operation.kind == "detached" or operation.name not in ops.ELEMENTWISE or not operands:
+        if operation.kind == "detached" or operation.name not in kinds.ELEMENTWISE or not operands:
             return None
-        if operation.name in ops.SHIFTS and is_affine(
+        if operation.name in kinds.SHIFTS and is_affine(
             operation, self._trace.dependent
         ):  # a bias, of a linear map
             return None
@@ -155,7 +155,7 @@ class Elements:
             return False
         inner = self._trace.producers[before]
         names, kinds = {operation.name, inner.name}, (operation.kind, inner.kind)
-        if not names <= ops.BOUNDS or "relu" not in kinds:
+        if not names <= kinds.BOUNDS or "relu" not in kinds:
             return False
         return self._kind(operation.outputs[0], root, begin, [operation, inner]) == "bounded_relu"
 
@@ -166,7 +166,7 @@ class Elements:
 
     def _kind(self, value: int, root: int, begin: Tensor, operations: list[Operation]) -> str:
         """The kind of a spelled-out function: what it does says whether it is a ReLU."""
-        if all(operation.name not in ops.KINKED for operation in operations):
+        if all(operation.name not in kinds.KINKED for operation in operations):
             return "activation"
         probe = torch.tensor(_PROBE, dtype=begin.dtype)
         y = self._at(probe, value, root, begin)
@@ -200,7 +200,7 @@ _PROBE = (-1e4, -37.5, -2.5, -1.0, -0.25, -(2**-10), 0.0, 2**-10, 0.25, 1.0, 2.5
 
 def is_affine(operation: Operation, dependent: set[int]) -> bool:
     """Whether a call shifts or scales by constants of several entries, or by parameters."""
-    if operation.name not in ops.SHIFTS_AND_SCALES or operation.kind not in _PLAIN:
+    if operation.name not in kinds.SHIFTS_AND_SCALES or operation.kind not in _PLAIN:
         return False
     constants = [arg for arg in operation.args if isinstance(arg, Tensor)]
     inputs = set(operation.inputs())
@@ -241,7 +241,7 @@ def _is_one(operations: list[Operation], dependent: set[int]) -> bool:
     if _is_straight(last) or all(_keeps_zero(operation) for operation in inner):
         return False
     bent = {operation.name for operation in inner if not _is_straight(operation)}
-    return last.kind != "reciprocal" or not bent <= ops.ROOTS
+    return last.kind != "reciprocal" or not bent <= kinds.ROOTS
 
 
 def _scales_one(operations: list[Operation], root: int) -> bool:
@@ -255,13 +255,13 @@ def _adds_relus(operations: list[Operation]) -> bool:
 
 
 def _is_straight(operation: Operation) -> bool:
-    return operation.name in ops.STRAIGHT and operation.kind in _PLAIN
+    return operation.name in kinds.STRAIGHT and operation.kind in _PLAIN
 
 
 def _keeps_zero(operation: Operation) -> bool:
     """Whether a call gives 0 at 0, whatever its constants are."""
-    scales = _is_straight(operation) and operation.name not in ops.SHIFTS
-    return scales or operation.kind == "relu" or operation.name in ops.ACTIVATIONS
+    scales = _is_straight(operation) and operation.name not in kinds.SHIFTS
+    return scales or operation.kind == "relu" or operation.name in kinds.ACTIVATIONS
 
 
 def function_of(

@@ -22,9 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from salience import ops, tokens
+from salience import tokens
 from salience._errors import expected
 from salience._inputs import containers
+from salience._operations import kinds
+from salience._operations.expansion import past_dispatch
+from salience._operations.operands import flattened, linear_slots, of_itself, positional
+from salience._operations.parts import FUSED, parts_of
+from salience._operations.pure import (
+    functional_form,
+    placed,
+    restrided,
+    scattered,
+    under_autocast,
+    unhooked,
+)
 from salience.affine import step_of, without_zeros
 from salience.classify import (
     asks_finiteness,
@@ -36,19 +48,8 @@ from salience.classify import (
     weight_of,
 )
 from salience.elementwise import Elements, function_of
-from salience.expansion import past_dispatch
-from salience.functional import (
-    functional_form,
-    placed,
-    restrided,
-    scattered,
-    under_autocast,
-    unhooked,
-)
-from salience.fused import FUSED, parts_of
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite
-from salience.operands import flattened, linear_slots, of_itself, positional
 from salience.readers import Readers
 from salience.sites import AffineSite, LinearSite
 from salience.trace import (
@@ -190,17 +191,17 @@ class Recorder(TorchFunctionMode):
             )  # fmt: skip
         if func is torch.Tensor.register_hook:  # a replay would lose it
             self.trace.branches = True
-        if ops.is_python(func) and func not in self._expanding[-1:]:
+        if kinds.is_python(func) and func not in self._expanding[-1:]:
             return self._expand(func, args, kwargs)
-        name = ops.operation_name(func)
-        if name in ops.QUERIES or name in ops.READS or name in ops.LIKENESSES:
+        name = kinds.operation_name(func)
+        if name in kinds.QUERIES or name in kinds.READS or name in kinds.LIKENESSES:
             return self._ask(func, name, args, kwargs)
         if self._ids.any:
             return self._call_with_ids(func, name, args, kwargs)
         return self._call(func, name, args, kwargs)
 
     def _call(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        if ops.is_in_place(name) or kwargs.get("out") is not None:
+        if kinds.is_in_place(name) or kwargs.get("out") is not None:
             return self._write(func, name, args, kwargs)
         args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
         return self._apply(func, name, args, kwargs)
@@ -212,7 +213,7 @@ class Recorder(TorchFunctionMode):
             if not self.values.depends((current_args, current_kwargs)):
                 return self._embed(func, name, current_args, current_kwargs, ids)
         result = self._call(func, name, args, kwargs)
-        written = args[:1] if ops.is_in_place(name) else ()
+        written = args[:1] if kinds.is_in_place(name) else ()
         bases = [t._base for t in written if isinstance(t, Tensor) and t._is_view()]
         self._ids.follow(name, args, kwargs, [result, written, bases])
         return result
@@ -246,7 +247,7 @@ class Recorder(TorchFunctionMode):
         """A question about a tensor, which is no part of the computation."""
         if self._replaced:
             args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
-        self.trace.branches |= name in ops.READS and self.values.depends((args, kwargs))
+        self.trace.branches |= name in kinds.READS and self.values.depends((args, kwargs))
         return func(*args, **kwargs)
 
     def _expand(self, func: types.FunctionType, args: Any, kwargs: Any) -> Any:
@@ -276,7 +277,7 @@ class Recorder(TorchFunctionMode):
         target = self.current(handle)
         if result is target:
             return handle
-        if name in ops.RESHAPES_IN_PLACE:  # nothing is written: the handle is another view now
+        if name in kinds.RESHAPES_IN_PLACE:  # nothing is written: the handle is another view now
             if not target._is_view():
                 result = self._apply(torch.clone, "clone", (result,), {})
             self._replace(target, result)
@@ -333,7 +334,7 @@ class Recorder(TorchFunctionMode):
         operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         if not operands:
             return func(*args, **kwargs)
-        depends = self.values.depends(args[:1] if name in ops.LIKE_ANOTHER else operands)
+        depends = self.values.depends(args[:1] if name in kinds.LIKE_ANOTHER else operands)
         chosen = depends and selects(name, args, kwargs, self.values.depends)
         depends = depends and not chosen and not asks_finiteness(name, args)
         chosen = chosen or any(self.values.number(t) in self._chosen for t in operands)
@@ -456,7 +457,7 @@ class Recorder(TorchFunctionMode):
     def _maker(self, tensor: Tensor) -> Operation | None:
         """The call that made the entries of a value, rearranged since or not."""
         maker = self.trace.producers.get(self.values.number(tensor))  # type: ignore[arg-type]
-        while maker is not None and maker.kind == "structural" and maker.name in ops.LAYOUTS:
+        while maker is not None and maker.kind == "structural" and maker.name in kinds.LAYOUTS:
             before = next((n for n in maker.inputs() if n in self.trace.dependent), -1)
             maker = self.trace.producers.get(before)
         return maker
@@ -465,7 +466,7 @@ class Recorder(TorchFunctionMode):
         """Whether a constant is a linear map's result, as a recurrent layer's of its first state:
         of each sample its own, and no bias."""
         producer = self.trace.producers.get(self.values.number(value))  # type: ignore[arg-type]
-        return producer is not None and not producer.depends and producer.name in ops.CONTRACTIONS
+        return producer is not None and not producer.depends and producer.name in kinds.CONTRACTIONS
 
     def _register(self, operation: Operation, operands: list[Tensor]) -> None:
         trace = self.trace

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected
-from salience.ops import LIKE_ANOTHER
+from salience._operations.kinds import LIKE_ANOTHER
 from salience.trace import leaves
 
 _TAG = "_salience_ids"

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from salience._operations.held_norms import spread_held
+from salience._operations.kinds import ACTIVATIONS
+from salience._operations.operands import Slots, channel_dims, contraction, fold_scale
 from salience.linear import Weights
 from salience.nonlinear_sites import ElementSite, JointSite, NormSite
-from salience.normalization import spread_held
-from salience.operands import Slots, channel_dims, contraction, fold_scale
-from salience.ops import ACTIVATIONS
 from salience.sites import AffineSite, LinearSite
 from salience.walk import Ruled, Walk
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from salience.operands import is_packed
+from salience._operations.operands import is_packed
 
 
 def attention(

@@ -1,0 +1,1 @@
+"""Torch's functions by name, and nowhere else."""
