@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import salience
 from salience import SalienceError, SalienceWarning
-from salience._inputs.containers import tensor_of
+from salience._inputs.trees import tensor_of
 
 ROWS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
 

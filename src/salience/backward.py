@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience._inputs.containers import Leaf
+from salience._inputs.trees import Leaf
 from salience._inputs.validation import values_at
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs

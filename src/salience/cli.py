@@ -22,7 +22,7 @@ from salience import options as opt
 from salience import results
 from salience._errors import printable, unknown
 from salience._files.writing import result_folder
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
 from salience.export import (
@@ -252,7 +252,7 @@ def _check(given: dict[str, Any]) -> None:
         outputs_of(network, x, {**options, "target": target})
         options["scores"] = opt.parse_scores(given["scores"], score, x)
         device = device_of(network, x)
-        x = containers.each(lambda part: part.to(device), x)
+        x = trees.each(lambda part: part.to(device), x)
         tape = record(network, some(x, slice(1)), output=options["output"])
         uncovered = uncovered_operations(tape, chosen)
         if options["keep_maps"] and not can_be_shown(x, tape.leaves):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from salience import controls as control
 from salience._errors import NotApplicable, SalienceWarning, expected
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
 from salience._scores.similarity import Similarity, similarities
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
@@ -90,7 +90,7 @@ class Comparison:
 
     def measure_costs(self, x: Any, count: int, target: Target) -> None:
         """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, given, total = self.recipe.output, self.parameters, containers.samples_of(x)
+        output, given, total = self.recipe.output, self.parameters, trees.samples_of(x)
         batch = some(x, slice(count))
         found = in_gradients(self.model, batch, total, self.methods, target, output, given)
         self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
@@ -111,8 +111,8 @@ class Comparison:
         self, x: Any, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
     ) -> Scores:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
-        first, total, x = rows.start, containers.samples_of(x), some(x, rows)
-        count = containers.samples_of(x)
+        first, total, x = rows.start, trees.samples_of(x), some(x, rows)
+        count = trees.samples_of(x)
         tape = checked_pass(self.model, x, self.recipe.output, keep=True)
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, SalienceWarning
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.targets import Part, Target, resolve, rows_of, select_output
 from salience._memory import in_parts, ran_out_of_memory
 from salience.beside import copy_of, generators_kept
@@ -50,29 +50,27 @@ def in_gradients(
             fewer where memory runs out
     target  as for `randomization_test`, about all inputs
     """
-    device, count = containers.tensors_of(x)[0].device, containers.samples_of(x)
+    device, count = trees.tensors_of(x)[0].device, trees.samples_of(x)
     now, copied = partial(_now, device), model
 
     def measure(part: slice) -> list[float]:
         here = some(x, part)
-        size = containers.samples_of(here)
+        size = trees.samples_of(here)
 
         def gradient(x: Any) -> Any:
-            leaves = containers.each(_leaf, x)
-            made = select_output(
-                containers.call(copied, containers.each(Tensor.clone, leaves)), output
-            )
-            wanted = rows_of(target, slice(0, containers.samples_of(x)), total, made)
+            leaves = trees.each(_leaf, x)
+            made = select_output(trees.call(copied, trees.each(Tensor.clone, leaves)), output)
+            wanted = rows_of(target, slice(0, trees.samples_of(x)), total, made)
             scalar = resolve(wanted, made.detach())
-            floating = [t for t in containers.tensors_of(leaves) if t.requires_grad]
+            floating = [t for t in trees.tensors_of(leaves) if t.requires_grad]
             return torch.autograd.grad(scalar(made).sum(), floating, allow_unused=True)
 
         def one_map(method: Method, x: Any = here) -> Any:
             tape = run_pass(model, x, output)
-            wanted = rows_of(target, slice(0, containers.samples_of(x)), total, tape.output)
+            wanted = rows_of(target, slice(0, trees.samples_of(x)), total, tape.output)
             return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
 
-        whole = any(not t.is_floating_point() for t in containers.tensors_of(here))
+        whole = any(not t.is_floating_point() for t in trees.tensors_of(here))
         ids = whole and any(leaf.embedded for leaf in run_pass(model, here, output).leaves)
         plain = partial(one_map, find("gradient")) if ids else gradient
         _seconds(lambda: plain(some(here, slice(1))), now)  # warms up

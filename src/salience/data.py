@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.images import image_files, read_images
 from salience._inputs.validation import check_samples
 from salience.models import read_torch
@@ -65,7 +65,7 @@ def load_inputs(
         else:
             x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
             check_samples(x)
-        return x, [str(i) for i in range(containers.samples_of(x))]
+        return x, [str(i) for i in range(trees.samples_of(x))]
     files = [file for path in paths for file in image_files(Path(path))]
     x = read_images(files, channels, size, mean, std, max_bytes)
     x = x.permute(0, 2, 3, 1).contiguous() if channels_last else x
@@ -140,7 +140,7 @@ def _tensor(array: Any, where: str) -> Tensor:
             "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
             "Save them as float32, complex ones as real and imaginary parts.",
         )  # fmt: skip
-    read = containers.tensor_of(array).detach()
+    read = trees.tensor_of(array).detach()
     return read if read.is_floating_point() or read.dtype == torch.bool else read.long()
 
 
@@ -185,7 +185,7 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
         if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
             network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
-    return network, containers.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
+    return network, trees.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
 
 
 def _as_type(dtype: torch.dtype, x: Tensor) -> Tensor:

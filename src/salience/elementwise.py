@@ -154,8 +154,10 @@ class Elements:
         if root is None or begin is None:
             return False
         inner = self._trace.producers[before]
-        names, kinds = {operation.name, inner.name}, (operation.kind, inner.kind)
-        if not names <= kinds.BOUNDS or "relu" not in kinds:
+        halves = (operation, inner)
+        if not all(half.name in kinds.BOUNDS for half in halves):
+            return False
+        if all(half.kind != "relu" for half in halves):
             return False
         return self._kind(operation.outputs[0], root, begin, [operation, inner]) == "bounded_relu"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import NotApplicable, SalienceWarning, expected, unknown
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
 from salience._inputs.validation import check_input, check_model, listed, whole_number
@@ -103,10 +103,10 @@ def explain(
                     except NotApplicable as error:
                         _leave_out(method, error, asked=methods is not None)
                 bar.update(len(tape.output))
-                device = containers.tensors_of(batch)[0].device
+                device = trees.tensors_of(batch)[0].device
                 return {name: _joined([m], device) for name, m in maps.items()}
 
-            count = containers.samples_of(batch)
+            count = trees.samples_of(batch)
             size = batch_size or (count if total is None else SAMPLES_PER_PASS)
             results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
@@ -161,12 +161,12 @@ def _rows_of_parameters(
 
 def _some(batch: Any, part: slice) -> Any:
     """The samples of a slice; inputs of other lengths are left to the check that names them."""
-    return containers.each(lambda tensor: tensor[part], batch)
+    return trees.each(lambda tensor: tensor[part], batch)
 
 
 def _to_model(model: Any, batch: Any) -> Any:
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return batch if parameter is None else containers.each(lambda t: t.to(parameter.device), batch)
+    return batch if parameter is None else trees.each(lambda t: t.to(parameter.device), batch)
 
 
 def _joined(parts: list[Any], device: torch.device | None = None) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from salience._errors import NotApplicable, SalienceError, SalienceWarning, expected
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
 from salience._memory import ran_out_of_memory
 from salience.explaining import ERRORS, explain
@@ -36,16 +36,16 @@ _OVERVIEW_ROWS = 12
 def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The network's outputs and the target's values (N,), before anything long is begun."""
     parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
-    for first in range(0, containers.samples_of(x), size):
+    for first in range(0, trees.samples_of(x), size):
         rows = some(x, slice(first, first + size))
         try:
             with torch.no_grad():
-                raw = containers.call(network, containers.each(lambda part: part.to(device), rows))
+                raw = trees.call(network, trees.each(lambda part: part.to(device), rows))
         except Exception as error:
             if ran_out_of_memory(error) or isinstance(error, SalienceError):
                 raise
             raise _not_taken(rows, error) from None
-        part, count = select_output(raw, run["output"]).cpu(), containers.samples_of(rows)
+        part, count = select_output(raw, run["output"]).cpu(), trees.samples_of(rows)
         if part.ndim == 0 or len(part) != count:
             raise expected(
                 f"one output per input, ({count}, ...)", f"an output {tuple(part.shape)}",
@@ -58,21 +58,17 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
 
 def _not_taken(rows: Any, error: Exception) -> SalienceError:
     """That the network raised an error at its inputs."""
-    shapes = {
-        key: tuple(t.shape)
-        for key, t in containers.parts_of(rows).items()
-        if containers.per_sample(t)
-    }
-    got = shapes[containers.ALONE] if isinstance(rows, Tensor) else shapes
+    shapes = {key: tuple(t.shape) for key, t in trees.parts_of(rows).items() if trees.per_sample(t)}
+    got = shapes[trees.ALONE] if isinstance(rows, Tensor) else shapes
     cure = "Check the shape (B, ...) and the scale of DATA."
-    if not all(part.is_floating_point() for part in containers.tensors_of(rows)):
+    if not all(part.is_floating_point() for part in trees.tensors_of(rows)):
         cure += " Integers are taken for ids that the network embeds: save others as float32."
     told = f"{got}, at which it raised {type(error).__name__}: {error}"
     return expected("inputs that the network takes", told, cure)
 
 
 def device_of(network: nn.Module, x: Any) -> torch.device:
-    return next((p.device for p in network.parameters()), containers.tensors_of(x)[0].device)
+    return next((p.device for p in network.parameters()), trees.tensors_of(x)[0].device)
 
 
 def uncovered_operations(tape: Tape, chosen: list[Method]) -> dict[str, list[str]]:
@@ -88,7 +84,7 @@ def timed_maps(
     skip  methods that do not apply, with a warning
     """
     device = device_of(network, x)
-    first = containers.each(lambda part: part[:1].to(device), x)
+    first = trees.each(lambda part: part[:1].to(device), x)
     uncovered = uncovered_operations(record(network, first, output=run["output"]), chosen)
     table = Table(Column("method", no_wrap=True), "seconds", "largest error", "not covered")
     maps: dict[str, Any] = {}
@@ -128,7 +124,7 @@ def named(name: str, held: Any) -> dict[str, Tensor]:
     """
     if isinstance(held, Tensor):
         return {name: held}
-    parts = containers.parts_of(held) if isinstance(held, Mapping | list | tuple) else {}
+    parts = trees.parts_of(held) if isinstance(held, Mapping | list | tuple) else {}
     return {n: t for key, part in parts.items() for n, t in named(f"{name}.{key}", part).items()}
 
 
@@ -143,8 +139,8 @@ def save_maps(
         for error in ERRORS:
             own = [getattr(t, error) for t in found.values() if hasattr(t, error)]
             arrays |= {f"{name}.{error}": own[0]} if own else {}
-        for key, part in containers.parts_of(x).items():
-            arrays |= _per_token(name if key is containers.ALONE else f"{name}.{key}", part, found)
+        for key, part in trees.parts_of(x).items():
+            arrays |= _per_token(name if key is trees.ALONE else f"{name}.{key}", part, found)
     plain: dict[str, Any] = {
         name: (t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy()
         for name, t in arrays.items()
@@ -166,8 +162,8 @@ def save_overviews(
 ) -> list[Path | str]:
     """A picture for each input that has maps: the files, and what could not be drawn."""
     lines: list[Path | str] = []
-    for key, part in containers.parts_of(x).items():
-        alone = key is containers.ALONE
+    for key, part in trees.parts_of(x).items():
+        alone = key is trees.ALONE
         own = {name: m if alone else m.get(key) for name, m in maps.items()}
         file = folder / ("overview.png" if alone else f"overview_{_plain(key)}.png")
         if all(m is None for m in own.values()):
@@ -196,8 +192,8 @@ def _overview(x: Tensor, maps: Mapping[str, Any], titles: list[str]) -> Figure |
         return plot.maps(x[rows], {n: m[rows] for n, m in maps.items()}, titles=titles[rows])
     relevance = {n: r for name, m in maps.items()
                  for n, r in _per_token(name, x, named(name, m)).items()}  # fmt: skip
-    shown = {n.removesuffix(".per_token"): containers.rows(r[rows]) for n, r in relevance.items()}
-    return plot.tokens(containers.rows(x[rows]), shown, titles=titles[rows]) if shown else None
+    shown = {n.removesuffix(".per_token"): trees.rows(r[rows]) for n, r in relevance.items()}
+    return plot.tokens(trees.rows(x[rows]), shown, titles=titles[rows]) if shown else None
 
 
 def titles_of(names: list[str], target: str, outputs: Tensor, values: Tensor) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from salience._inputs.containers import Leaf, columns, rows
 from salience._inputs.targets import Scalar
+from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import values_at
 from salience._memory import in_parts
 

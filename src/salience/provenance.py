@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience._inputs import containers
+from salience._inputs import trees
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -34,7 +34,7 @@ def data_fingerprint(x: Any) -> str:
     if isinstance(x, Tensor):
         return hashlib.sha256(_bytes(x)).hexdigest()
     digest = hashlib.sha256()
-    for key, part in containers.parts_of(x).items():
+    for key, part in trees.parts_of(x).items():
         if isinstance(part, Tensor):
             digest.update(f"{key!r} {tuple(part.shape)} {part.dtype}".encode())
             digest.update(_bytes(part))
@@ -45,9 +45,7 @@ def data_fingerprint(x: Any) -> str:
 
 def provenance(model: Callable[..., Any], x: Any) -> dict[str, str]:
     """Fingerprints of model and data, and the versions of what computed with them."""
-    tensors = {
-        key: part for key, part in containers.parts_of(x).items() if isinstance(part, Tensor)
-    }
+    tensors = {key: part for key, part in trees.parts_of(x).items() if isinstance(part, Tensor)}
     shapes = {key: tuple(part.shape) for key, part in tensors.items()}
     dtypes = {key: str(part.dtype) for key, part in tensors.items()}
     single = isinstance(x, Tensor)
@@ -55,8 +53,8 @@ def provenance(model: Callable[..., Any], x: Any) -> dict[str, str]:
         "model": type(model).__name__,
         "model_fingerprint": model_fingerprint(model),
         "data_fingerprint": data_fingerprint(x),
-        "data_shape": str(shapes[containers.ALONE] if single else shapes),
-        "dtype": str(dtypes[containers.ALONE] if single else dtypes),
+        "data_shape": str(shapes[trees.ALONE] if single else shapes),
+        "dtype": str(dtypes[trees.ALONE] if single else dtypes),
         "device": str(next(iter(tensors.values())).device),
         "salience": version("salience"),
         "torch": torch.__version__,

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from salience import tokens
 from salience._errors import expected
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._operations import kinds
 from salience._operations.expansion import past_dispatch
 from salience._operations.operands import flattened, linear_slots, of_itself, positional
@@ -76,7 +76,7 @@ class Recorder(TorchFunctionMode):
         embedded: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
-        self.leaves: list[containers.Leaf] = []
+        self.leaves: list[trees.Leaf] = []
         self._ids, self._samples = tokens.Ids(), 0
         self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
@@ -102,14 +102,12 @@ class Recorder(TorchFunctionMode):
 
     def start(self, x: Any) -> Any:
         """Copies of the inputs: values of the trace that gradients reach, and ids."""
-        x = containers.each(lambda part: part.detach().clone(), x)
-        self._samples = containers.samples_of(x)
-        for key, part in containers.parts_of(x).items():
-            if containers.per_sample(part) and part.is_floating_point():
-                self.leaves.append(
-                    containers.Leaf(key, self.values.add(part), part.requires_grad_())
-                )
-            elif containers.per_sample(part) and part.dtype != torch.bool:
+        x = trees.each(lambda part: part.detach().clone(), x)
+        self._samples = trees.samples_of(x)
+        for key, part in trees.parts_of(x).items():
+            if trees.per_sample(part) and part.is_floating_point():
+                self.leaves.append(trees.Leaf(key, self.values.add(part), part.requires_grad_()))
+            elif trees.per_sample(part) and part.dtype != torch.bool:
                 self._ids.mark(part, tokens.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
@@ -237,7 +235,7 @@ class Recorder(TorchFunctionMode):
         args, kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
         operation = Operation(name, "weights", function, args, kwargs, (index,), (0,), depends=True)
         self._register(operation, [])
-        self.leaves.append(containers.Leaf(origin.key, index, leaf, embedded=True))
+        self.leaves.append(trees.Leaf(origin.key, index, leaf, embedded=True))
         result = leaf
         if place != (0, 1):
             result = self._apply(tokens.as_called, "movedim", (leaf, *place), {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
-from salience._inputs import containers, targets
+from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
 from salience._inputs.validation import (
     check_input,
@@ -44,7 +44,7 @@ def run_pass(
     """
     shared = Weights() if weights is None else weights
     recorder = Recorder(model, shared, keep, embedded)
-    device = containers.tensors_of(x)[0].device
+    device = trees.tensors_of(x)[0].device
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -59,7 +59,7 @@ def run_pass(
     state = recorder.state
     versions = [version_of(tensor) for tensor in state]
     ends = (tuple(recorder.leaves), output)
-    held = containers.each(Tensor.detach, begin)
+    held = trees.each(Tensor.detach, begin)
 
     def unchanged() -> None:
         if versions != [version_of(tensor) for tensor in state]:
@@ -70,7 +70,7 @@ def run_pass(
 
     def again(*values: Tensor) -> Tape:
         unchanged()
-        other, embedded = containers.at_leaves(held, ends[0], values)
+        other, embedded = trees.at_leaves(held, ends[0], values)
         return run_pass(model, other, part, shared, embedded=embedded)
 
     kept = recorder.readers.kept
@@ -87,7 +87,7 @@ def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
     """What the model returns; integers that nothing embeds are an error, whatever it does."""
     try:
         with recorder:
-            outputs = containers.call(model, x)
+            outputs = trees.call(model, x)
     except (RuntimeError, TypeError) as error:
         if recorder.leaves or ran_out_of_memory(error):
             raise

@@ -13,7 +13,7 @@ import torch
 
 from salience import controls as control
 from salience._errors import expected, unknown
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
@@ -115,7 +115,7 @@ def randomization_test(
     check_model(model)
     x = whole(model, x)
     check_input(model, x)
-    count = containers.samples_of(x)
+    count = trees.samples_of(x)
     if not count:
         raise expected("at least one sample", "none", "Look at how the data were chosen.")
     _check_sizes(repeats, keep_maps, seed, batch_size)

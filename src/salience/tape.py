@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceWarning, expected
-from salience._inputs import containers, targets
-from salience._inputs.containers import Leaf, columns, rows
+from salience._inputs import targets, trees
+from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import values_like
 from salience.backward import reaches, walk_back
 from salience.coverage import Coverage, coverage_of
@@ -58,7 +58,7 @@ class Tape:
 
     def elsewhere(self, values: Sequence[Tensor]) -> tuple[Any, tuple[Tensor, ...]]:
         """The inputs, and what embeddings make of them, with other values at the leaves."""
-        return containers.at_leaves(self.x, self.leaves, values)
+        return trees.at_leaves(self.x, self.leaves, values)
 
     def coverage(self, method: str | Method) -> Coverage:
         """Which operations got which rule, which passed by autograd and which are not covered."""
@@ -110,7 +110,7 @@ class Tape:
         maps = self.explain_leaves(
             method, target, start=start, seed=seed, strict=strict, **parameters
         )
-        return containers.at_inputs(self.x, self.leaves, maps)
+        return trees.at_inputs(self.x, self.leaves, maps)
 
     def explain_leaves(
         self,

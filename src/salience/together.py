@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience._inputs import containers
-from salience._inputs.containers import Leaf
+from salience._inputs import trees
+from salience._inputs.trees import Leaf
 from salience.explaining import ERRORS
 
 
@@ -27,14 +27,14 @@ def is_single(x: Any) -> bool:
 
 def some(x: Any, part: slice) -> Any:
     """Some of the samples."""
-    return containers.each(lambda tensor: tensor[part], x)
+    return trees.each(lambda tensor: tensor[part], x)
 
 
 def as_one(x: Any, maps: Sequence[Tensor]) -> Tensor:
     """The maps of all leaves of x as one, (B, ...) or (B, n), with the errors that they carry."""
     if is_single(x):
         return maps[0]
-    joined = torch.cat([containers.rows(map) for map in maps], 1)
+    joined = torch.cat([trees.rows(map) for map in maps], 1)
     for name in ERRORS:
         if hasattr(maps[0], name):
             setattr(joined, name, getattr(maps[0], name))

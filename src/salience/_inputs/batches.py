@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, SalienceWarning, expected
-from salience._inputs import containers
+from salience._inputs import trees
 from salience._inputs.validation import check_form
 
 
@@ -37,14 +37,14 @@ def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int |
             raise _unlike(number, _form(read), form)
         batch = in_dtype_of(model, read, None if told else 3)
         told = told or batch is not read
-        count = containers.samples_of(batch)
+        count = trees.samples_of(batch)
         yield batch, first, count if is_whole(x) else None
         first += count
 
 
 def is_whole(x: Any) -> bool:
     """Whether x holds all samples, rather than batches of them."""
-    return containers.is_array(x) or isinstance(x, Mapping | tuple)
+    return trees.is_array(x) or isinstance(x, Mapping | tuple)
 
 
 def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
@@ -52,7 +52,7 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
 
     calls  between the line that a warning is about and this; None: without a warning
     """
-    if not any(part.dtype == torch.float64 for part in containers.tensors_of(x)):
+    if not any(part.dtype == torch.float64 for part in trees.tensors_of(x)):
         return x
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     dtypes = [p.dtype for p in parameters if p.is_floating_point()]
@@ -64,7 +64,7 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
             "float32, or model.double(), to choose.",
             SalienceWarning, calls + 1,
         )  # fmt: skip
-    return containers.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
+    return trees.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
 
 
 def _items(x: Any) -> Iterator[Any]:
@@ -84,9 +84,9 @@ def _items(x: Any) -> Iterator[Any]:
 
 def _read(x: Any) -> Any:
     """The inputs with tensors for arrays, checked for what no model takes."""
-    parts = containers.parts_of(x).items()
-    tensors = {key: containers.tensor_of(p) if containers.is_array(p) else p for key, p in parts}
-    x = containers.alike(x, tensors)
+    parts = trees.parts_of(x).items()
+    tensors = {key: trees.tensor_of(p) if trees.is_array(p) else p for key, p in parts}
+    x = trees.alike(x, tensors)
     check_form(x)
     return x
 
@@ -97,13 +97,13 @@ def _form(x: Any) -> dict[Any, Any]:
         key: tuple(part.shape[1:])
         if isinstance(part, Tensor) and part.ndim and part.is_floating_point()
         else None
-        for key, part in containers.parts_of(x).items()
+        for key, part in trees.parts_of(x).items()
     }
 
 
 def _unlike(number: int, form: Mapping[Any, Any], first: Mapping[Any, Any]) -> SalienceError:
     def told(form: Mapping[Any, Any]) -> str:
-        return f"{form[containers.ALONE] if containers.ALONE in form else dict(form)}"
+        return f"{form[trees.ALONE] if trees.ALONE in form else dict(form)}"
 
     return expected(
         f"batches of samples of one shape, {told(first)} as in the first",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected, unknown
-from salience._inputs.containers import tensor_of
+from salience._inputs.trees import tensor_of
 
 Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
 Scalar = Callable[[Tensor], Tensor]
@@ -77,7 +77,7 @@ def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
 
 
 def _alone(outputs: Any) -> Any:
-    """The one tensor of nested containers."""
+    """The one tensor of nested trees."""
     found = _paths(outputs)
     if len(found) == 1:
         return next(iter(found.values()))

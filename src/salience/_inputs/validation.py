@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
-from salience._inputs.containers import (
+from salience._inputs.trees import (
     ALONE,
     Leaf,
     is_array,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience._inputs.containers import tensor_of
+from salience._inputs.trees import tensor_of
 
 if TYPE_CHECKING:
     import xarray

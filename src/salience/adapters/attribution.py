@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
 from salience._inputs import targets
-from salience._inputs.containers import rows
+from salience._inputs.trees import rows
 from salience._inputs.validation import values_at
 from salience.methods import Method, find
 from salience.recording import record

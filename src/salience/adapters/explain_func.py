@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._inputs.containers import is_array, tensor_of
 from salience._inputs.targets import Part
+from salience._inputs.trees import is_array, tensor_of
 from salience.explaining import explain
 from salience.methods import Method, find
 
