@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from traps import RULED, close, gradient_of
 
 import salience
+from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade
 from salience.randomize import random_weights, stages_of
-from salience.recording import run_pass
 
 Net = Callable[[Any, Tensor], Tensor]
 

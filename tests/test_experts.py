@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from traps import SINGLE, close
 
 import salience
-from salience.linear import Weights
-from salience.recording import run_pass
-from salience.replay import can_replay, replay
+from salience._recording.linear_maps import Weights
+from salience._recording.replay import can_replay, replay
+from salience._recording.run import run_pass
 
 EXPERTS, WIDTH, HIDDEN, TOP = 4, 6, 5, 2
 

@@ -12,9 +12,9 @@ from two_streams import close, data, gradients, streams
 
 import salience
 from salience import SalienceError
-from salience.linear import Weights
-from salience.recording import run_pass
-from salience.replay import replay
+from salience._recording.linear_maps import Weights
+from salience._recording.replay import replay
+from salience._recording.run import run_pass
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 

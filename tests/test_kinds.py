@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import salience
+from salience._recording.run import run_pass
 from salience._scores.complexity import complexity
 from salience.cascade import Recipe, cascade
 from salience.comparison import SMOOTH_DRAWS
-from salience.recording import run_pass
 
 
 def network() -> nn.Module:

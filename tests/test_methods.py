@@ -56,7 +56,7 @@ def test_method_equals_its_oracle(net, method, given):
 def test_large_dense_layers_in_blocks_of_rows(net, block, monkeypatch):
     model, x = NETS[net]
     target = [1] * len(x)
-    monkeypatch.setattr("salience.linear.BLOCK", block)
+    monkeypatch.setattr("salience._recording.linear_maps.BLOCK", block)
     for method in ("lrp_alpha_beta", "excitation_backprop", "deep_taylor"):
         maps = salience.record(model, x).explain(method, target=target)
         torch.testing.assert_close(maps, ORACLES[method](model, x, target), rtol=1e-9, atol=1e-12)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import salience
 import salience.report
 from salience import SalienceError, plot
+from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade
 from salience.provenance import data_fingerprint
 from salience.randomize import stages_of
-from salience.recording import run_pass
 
 CASES = input_cases()
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]

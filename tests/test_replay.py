@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
 from salience._errors import SalienceError
+from salience._recording.linear_sites import Weights
+from salience._recording.replay import can_replay, replay
+from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade, ordered_stages
 from salience.randomize import stages_of
-from salience.recording import run_pass
-from salience.replay import can_replay, replay
-from salience.sites import Weights
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]

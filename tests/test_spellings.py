@@ -266,9 +266,9 @@ def test_biases_and_scales_by_themselves(convolve, normalize):
 @pytest.mark.parametrize("weights", ["permute", "normal"])
 def test_biases_and_scales_by_themselves_when_replayed(convolve, normalize, weights: str):
     """A replay equals a pass recorded with the random weights."""
-    from salience.linear import Weights
-    from salience.recording import run_pass
-    from salience.replay import replay
+    from salience._recording.linear_maps import Weights
+    from salience._recording.replay import replay
+    from salience._recording.run import run_pass
 
     net = Image(spelled_out(convolve, normalize))
     tape = run_pass(net, images(), keep=True)

@@ -11,12 +11,12 @@ from torch import Tensor
 from salience._errors import expected
 from salience._inputs.trees import Leaf
 from salience._inputs.validation import values_at
+from salience._recording.hinge import Walk
+from salience._recording.linear_sites import LinearSite
+from salience._recording.trace import Trace
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs
 from salience.rules import unchanged
-from salience.sites import LinearSite
-from salience.trace import Trace
-from salience.walk import Walk
 
 
 class Recorded(Protocol):

@@ -25,6 +25,7 @@ from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
+from salience._recording.run import record
 from salience.export import (
     device_of,
     outputs_of,
@@ -38,7 +39,6 @@ from salience.manners import user_errors
 from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance, weights_file
-from salience.recording import record
 from salience.sanity import randomization_test
 from salience.together import can_be_shown, some
 

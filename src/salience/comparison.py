@@ -15,12 +15,12 @@ from salience import controls as control
 from salience._errors import NotApplicable, SalienceWarning, expected
 from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
+from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
 from salience.cost import NOTE, UNITS, in_gradients
 from salience.explaining import ERRORS
 from salience.methods import Method
-from salience.recording import checked_pass
 from salience.tape import Tape
 from salience.together import as_one, check_shown, numbers, shown, some, values_of
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from salience import rules
 from salience._errors import expected, unknown
 from salience._inputs.validation import at_least_0, check_bounds
-from salience.linear import Layer, LinearMap
+from salience._recording.linear_maps import Layer, LinearMap
 
 
 class Preset(NamedTuple):

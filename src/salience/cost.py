@@ -17,9 +17,9 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._inputs import trees
 from salience._inputs.targets import Part, Target, resolve, rows_of, select_output
 from salience._memory import in_parts, ran_out_of_memory
-from salience.beside import copy_of, generators_kept
+from salience._recording.beside import copy_of, generators_kept
+from salience._recording.run import run_pass
 from salience.methods import Method, find
-from salience.recording import run_pass
 from salience.together import some
 
 UNITS = "gradients (forward + input gradient)"

@@ -16,10 +16,10 @@ from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
-from salience.linear import Weights
+from salience._recording.linear_maps import Weights
+from salience._recording.run import checked_pass
 from salience.methods import Method, find
 from salience.methods import methods as registry
-from salience.recording import checked_pass
 from salience.tape import Tape
 
 SAMPLES_PER_PASS = 16

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import NotApplicable
-from salience.trace import Operation, Ref, Trace, leaves, tree_map
+from salience._recording.trace import Operation, Ref, Trace, leaves, tree_map
 
 _ELEMENTWISE = frozenset("add sub rsub mul div neg multiply divide subtract batch_norm".split())
 

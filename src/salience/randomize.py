@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, unknown
-from salience.beside import copy_of, generators_kept
-from salience.trace import Operation, Trace
+from salience._recording.beside import copy_of, generators_kept
+from salience._recording.trace import Operation, Trace
 
 INITIALISERS = ("own", "normal", "permute")
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salience.linear import LinearMap, linear_response
-from salience.nonlinear_sites import ElementSite, JointSite, NormSite
+from salience._recording.linear_maps import LinearMap, linear_response
+from salience._recording.nonlinear_sites import ElementSite, JointSite, NormSite
 
 
 def guided(site: ElementSite, m: Tensor) -> Tensor:

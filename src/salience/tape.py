@@ -14,11 +14,11 @@ from salience._errors import SalienceWarning, expected
 from salience._inputs import targets, trees
 from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import values_like
+from salience._recording.hinge import Walk
+from salience._recording.trace import Trace
 from salience.backward import reaches, walk_back
 from salience.coverage import Coverage, coverage_of
 from salience.methods import Method, find
-from salience.trace import Trace
-from salience.walk import Walk
 
 
 class Tape:

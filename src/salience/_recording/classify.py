@@ -11,8 +11,8 @@ from torch import Tensor
 
 from salience._operations import kinds
 from salience._operations.operands import layer_kind, linear_slots
-from salience.linear import Layer
-from salience.trace import Operation, leaves
+from salience._recording.linear_maps import Layer
+from salience._recording.trace import Operation, leaves
 
 # kinds whose site reads the first argument alone
 _OF_ONE = frozenset("batch_norm relu bounded_relu activation normalization".split())

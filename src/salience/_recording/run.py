@@ -23,9 +23,9 @@ from salience._inputs.validation import (
     no_leaves,
 )
 from salience._memory import ran_out_of_memory
-from salience.beside import as_it_was, generators_kept, version_of
-from salience.linear import Weights
-from salience.recorder import Recorder
+from salience._recording.beside import as_it_was, generators_kept, version_of
+from salience._recording.linear_maps import Weights
+from salience._recording.recorder import Recorder
 from salience.tape import Tape
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from salience._operations.held_norms import spread_held
 from salience._operations.kinds import ACTIVATIONS
 from salience._operations.operands import Slots, channel_dims, contraction, fold_scale
-from salience.linear import Weights
-from salience.nonlinear_sites import ElementSite, JointSite, NormSite
-from salience.sites import AffineSite, LinearSite
-from salience.walk import Ruled, Walk
+from salience._recording.hinge import Ruled, Walk
+from salience._recording.linear_maps import Weights
+from salience._recording.linear_sites import AffineSite, LinearSite
+from salience._recording.nonlinear_sites import ElementSite, JointSite, NormSite
 
 T = TypeVar("T")
 Site = LinearSite | AffineSite | ElementSite | JointSite | NormSite

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from salience._operations import kinds
-from salience.linear import Weights
+from salience._recording.linear_maps import Weights
 
 Layout = Callable[[Tensor], Tensor]  # a rearrangement of entries
 

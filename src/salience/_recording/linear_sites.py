@@ -7,10 +7,17 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from salience.affine import Step, followed, times
-from salience.linear import Backward, Layer, LinearMap, Responses, Weights, linear_response
-from salience.nonlinear_sites import ElementSite
-from salience.walk import Walk
+from salience._recording.affine import Step, followed, times
+from salience._recording.hinge import Walk
+from salience._recording.linear_maps import (
+    Backward,
+    Layer,
+    LinearMap,
+    Responses,
+    Weights,
+    linear_response,
+)
+from salience._recording.nonlinear_sites import ElementSite
 
 Weak = Callable[[], "LinearSite | AffineSite | None"]
 

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError
-from salience.affine import step_of
-from salience.elementwise import function_of
-from salience.linear import Weights
-from salience.nonlinear_sites import ElementSite
-from salience.sites import AffineSite, LinearSite, join
-from salience.tape import Tape
-from salience.trace import (
+from salience._recording.affine import step_of
+from salience._recording.elementwise import function_of
+from salience._recording.linear_maps import Weights
+from salience._recording.linear_sites import AffineSite, LinearSite, join
+from salience._recording.nonlinear_sites import ElementSite
+from salience._recording.trace import (
     Operation,
     Ref,
     Site,
@@ -32,6 +31,7 @@ from salience.trace import (
     run_operation,
     tree_map,
 )  # fmt: skip
+from salience.tape import Tape
 
 
 def can_replay(trace: Trace) -> bool:

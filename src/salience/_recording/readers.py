@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from salience._operations import kinds
-from salience.affine import Layout, Step, pulled
-from salience.nonlinear_sites import ElementSite
-from salience.sites import AffineSite, LinearSite, cut, join
-from salience.trace import Operation, Ref, Site, Trace, leaves
-from salience.values import Values
+from salience._recording.affine import Layout, Step, pulled
+from salience._recording.linear_sites import AffineSite, LinearSite, cut, join
+from salience._recording.nonlinear_sites import ElementSite
+from salience._recording.trace import Operation, Ref, Site, Trace, leaves
+from salience._recording.values import Values
 
 
 class Tail(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from salience.trace import Ref, Trace, leaves
+from salience._recording.trace import Ref, Trace, leaves
 
 _TAG = "_salience_value"  # on tensors of the pass: (the pass's token, number of the value)
 

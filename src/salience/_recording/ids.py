@@ -15,7 +15,7 @@ from torch import Tensor
 
 from salience._errors import SalienceError, expected
 from salience._operations.kinds import LIKE_ANOTHER
-from salience.trace import leaves
+from salience._recording.trace import leaves
 
 _TAG = "_salience_ids"
 EMBEDDINGS = frozenset("embedding embedding_bag index_select __getitem__".split())

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from salience import tokens
 from salience._errors import expected
 from salience._inputs import trees
 from salience._operations import kinds
@@ -37,8 +36,9 @@ from salience._operations.pure import (
     under_autocast,
     unhooked,
 )
-from salience.affine import step_of, without_zeros
-from salience.classify import (
+from salience._recording import ids
+from salience._recording.affine import step_of, without_zeros
+from salience._recording.classify import (
     asks_finiteness,
     classify,
     gates,
@@ -47,12 +47,13 @@ from salience.classify import (
     stays_reciprocal,
     weight_of,
 )
-from salience.elementwise import Elements, function_of
-from salience.linear import Weights
-from salience.nonlinear_sites import ElementSite
-from salience.readers import Readers
-from salience.sites import AffineSite, LinearSite
-from salience.trace import (
+from salience._recording.elementwise import Elements, function_of
+from salience._recording.hinge import Ruled, Walk
+from salience._recording.linear_maps import Weights
+from salience._recording.linear_sites import AffineSite, LinearSite
+from salience._recording.nonlinear_sites import ElementSite
+from salience._recording.readers import Readers
+from salience._recording.trace import (
     Operation,
     Trace,
     leaves,
@@ -61,8 +62,7 @@ from salience.trace import (
     run_operation,
     tree_map,
 )  # fmt: skip
-from salience.values import Values
-from salience.walk import Ruled, Walk
+from salience._recording.values import Values
 
 
 class Recorder(TorchFunctionMode):
@@ -77,7 +77,7 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.leaves: list[trees.Leaf] = []
-        self._ids, self._samples = tokens.Ids(), 0
+        self._ids, self._samples = ids.Ids(), 0
         self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
         self.values = Values(self.trace)
@@ -108,7 +108,7 @@ class Recorder(TorchFunctionMode):
             if trees.per_sample(part) and part.is_floating_point():
                 self.leaves.append(trees.Leaf(key, self.values.add(part), part.requires_grad_()))
             elif trees.per_sample(part) and part.dtype != torch.bool:
-                self._ids.mark(part, tokens.Origin(key))
+                self._ids.mark(part, ids.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
 
@@ -222,14 +222,14 @@ class Recorder(TorchFunctionMode):
         assert origin is not None
         bag = name == "embedding_bag"
         place = (0, 1) if bag or origin.batch is None else (origin.batch, origin.each)
-        function = tokens.leaf_of(func, *place)
+        function = ids.leaf_of(func, *place)
         try:
             leaf = function(*args, **kwargs)
         except IndexError as error:
-            raise tokens.out_of_range(ids, error) from None
+            raise ids.out_of_range(ids, error) from None
         if self._given:
-            leaf = tokens.as_given(leaf, self._given.pop(0))
-        index = self.values.add(tokens.checked(leaf, self._samples))
+            leaf = ids.as_given(leaf, self._given.pop(0))
+        index = self.values.add(ids.checked(leaf, self._samples))
         operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         self.readers.keep(operands, None)
         args, kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
@@ -238,7 +238,7 @@ class Recorder(TorchFunctionMode):
         self.leaves.append(trees.Leaf(origin.key, index, leaf, embedded=True))
         result = leaf
         if place != (0, 1):
-            result = self._apply(tokens.as_called, "movedim", (leaf, *place), {})
+            result = self._apply(ids.as_called, "movedim", (leaf, *place), {})
         return (result, None, None, None) if bag else result
 
     def _ask(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:

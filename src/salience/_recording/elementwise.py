@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from salience._operations import kinds
-from salience.trace import Operation, Ref, Trace, leaves, tree_map
+from salience._recording.trace import Operation, Ref, Trace, leaves, tree_map
 
 _HOLDS = "_salience_made_of"  # on tensors: what they are made of, alive as long as they are
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from salience.linear import Backward, linear_response
-from salience.walk import Walk
+from salience._recording.hinge import Walk
+from salience._recording.linear_maps import Backward, linear_response
 
 
 class ElementSite:

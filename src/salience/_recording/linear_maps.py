@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from salience.beside import version_of
+from salience._recording.beside import version_of
 
 Backward = Callable[[Tensor], Tensor]
 # What was computed from activations once and serves every rule; no reference back to its site, so

@@ -1,0 +1,1 @@
+"""One pass of a model, as pure functions of numbered values."""
