@@ -20,6 +20,7 @@ import salience
 from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade
 from salience.randomize import random_weights, stages_of
+from salience.tape import Tape
 
 Net = Callable[[Any, Tensor], Tensor]
 
@@ -298,17 +299,17 @@ READ_UNSEEN: dict[str, Net] = {
 @pytest.mark.parametrize("name", READ_UNSEEN)
 def test_what_a_model_reads_of_its_values_is_read_again(name: str):
     model, x = Dense(READ_UNSEEN[name]), numbers(5, 6)
-    tape = run_pass(model, x, keep=True)
-    stages = list(enumerate(stages_of(tape.trace)))[::-1]
+    tape = Tape(run_pass(model, x, keep=True))
+    stages = list(enumerate(stages_of(tape.recording.trace)))[::-1]
     for repeat in range(4):
         copied = copy.deepcopy(model)
         named = dict(copied.named_parameters())
         randomised = cascade(model, tape, Recipe(), repeat, set(range(len(stages))))
         for (place, stage), (_, replayed) in zip(stages, randomised, strict=True):
-            drawn = random_weights(model, tape.trace, stage, (0, repeat, place))
+            drawn = random_weights(model, tape.recording.trace, stage, (0, repeat, place))
             with torch.no_grad():
                 for value, parameter in drawn.items():
-                    named[tape.trace.parameters[value]].copy_(parameter)
+                    named[tape.recording.trace.parameters[value]].copy_(parameter)
             fresh = salience.record(copied, x)
             close(replayed.output, fresh.output)
             close(replayed.explain("gradient", 1), fresh.explain("gradient", 1))

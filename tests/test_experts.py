@@ -15,6 +15,7 @@ import salience
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
+from salience.tape import Tape
 
 EXPERTS, WIDTH, HIDDEN, TOP = 4, 6, 5, 2
 
@@ -139,11 +140,13 @@ def test_experts_can_be_randomised():
     """A replay chooses again, and among other weights."""
     net = Experts(batched)
     weights = Weights()
-    tape = run_pass(net, X, weights=weights, keep=True)
-    assert can_replay(tape.trace)
-    names = {name: value for value, name in tape.trace.parameters.items()}
+    tape = Tape(run_pass(net, X, weights=weights, keep=True))
+    assert can_replay(tape.recording.trace)
+    names = {name: value for value, name in tape.recording.trace.parameters.items()}
     other = {name: getattr(net, name).detach().flip(0) for name in ("router", "up")}
-    replayed = replay(tape, {names[n]: t for n, t in other.items()}, weights, tape.again)
+    replayed = Tape(
+        replay(tape.recording, {names[n]: t for n, t in other.items()}, weights, lambda: None)
+    )
     with torch.no_grad():
         for name, value in other.items():
             getattr(net, name).copy_(value)

@@ -15,6 +15,7 @@ from salience import SalienceError
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import replay
 from salience._recording.run import run_pass
+from salience.tape import Tape
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 
@@ -193,13 +194,15 @@ def test_the_users_tensors_are_left_alone_by_a_model_that_writes_into_its_inputs
 
 def test_replay_with_several_leaves_equals_a_new_pass():
     model, x = streams(), data()
-    tape = run_pass(model, x, keep=True)
-    index = next(i for i, name in tape.trace.parameters.items() if name == "read.0.weight")
+    tape = Tape(run_pass(model, x, keep=True))
+    index = next(
+        i for i, name in tape.recording.trace.parameters.items() if name == "read.0.weight"
+    )
     new = torch.randn(6, 5).double()
-    replayed = replay(tape, {index: new}, Weights(), tape.again)
+    replayed = Tape(replay(tape.recording, {index: new}, Weights(), lambda: None))
     with torch.no_grad():
         model.read[0].weight.copy_(new)
-    again = run_pass(model, x)
+    again = Tape(run_pass(model, x))
     for method in SINGLE:
         pairs = replayed.explain(method, target=0), again.explain(method, target=0)
         for ours, fact in zip(*pairs, strict=True):

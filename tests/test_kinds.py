@@ -11,6 +11,7 @@ from salience._recording.run import run_pass
 from salience._scores.complexity import complexity
 from salience.cascade import Recipe, cascade
 from salience.comparison import SMOOTH_DRAWS
+from salience.tape import Tape
 
 
 def network() -> nn.Module:
@@ -43,7 +44,7 @@ def test_efficient_compares_the_complexity_of_trained_and_fully_random_maps():
         net, X, ["gradient", "guided_backprop"], 1, kind="efficient", repeats=2, progress=False
     )
     assert data.sizes["stage"] == 1
-    tape = run_pass(net, X, keep=True)
+    tape = Tape(run_pass(net, X, keep=True))
     before = complexity(tape.explain("guided_backprop", 1))
     for repeat in range(2):
         ((_, randomised),) = cascade(net, tape, Recipe(), repeat, {2})
@@ -64,7 +65,7 @@ def test_smooth_compares_means_over_noisy_copies():
     data = salience.randomization_test(
         net, X, ["deconvnet"], 1, kind="smooth", repeats=1, scores=["spearman"], progress=False
     )
-    tape = run_pass(net, X, keep=True)
+    tape = Tape(run_pass(net, X, keep=True))
     smooth = {"base": "deconvnet", "n": SMOOTH_DRAWS}
     trained = tape.explain("smoothgrad", 1, **smooth)
     for number, randomised in cascade(net, tape, Recipe(), 0, {0, 1, 2}):

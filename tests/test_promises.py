@@ -360,8 +360,10 @@ def test_a_dropped_tape_is_freed_at_once(make, explained):
     with without_collector():
         tape = salience.record(model, x)
         kept.append(weakref.ref(tape))
-        kept.extend(weakref.ref(op) for op in tape.trace.operations)
-        kept.extend(weakref.ref(op.site) for op in tape.trace.operations if op.site is not None)
+        kept.extend(weakref.ref(op) for op in tape.recording.trace.operations)
+        kept.extend(
+            weakref.ref(op.site) for op in tape.recording.trace.operations if op.site is not None
+        )
         if explained:
             for method in METHODS:
                 tape.explain(method, target=1, **FEW.get(method, {}))

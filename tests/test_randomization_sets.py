@@ -20,6 +20,7 @@ from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade
 from salience.provenance import data_fingerprint
 from salience.randomize import stages_of
+from salience.tape import Tape
 
 CASES = input_cases()
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
@@ -60,7 +61,7 @@ def test_stages_are_those_written_down_in_execution_order(name):
 @pytest.mark.parametrize("name", ["ids", "ids beside numbers"])
 def test_a_replay_embeds_by_the_random_table(name):
     case = CASES[name]
-    tape = run_pass(case.model, case.x, keep=True)
+    tape = Tape(run_pass(case.model, case.x, keep=True))
     (number,) = (i for i, leaf in enumerate(tape.leaves) if leaf.embedded)
     ids = case.x if isinstance(case.x, Tensor) else case.x["ids"]
     steps = cascade(case.model, tape, Recipe(seed=4), 0, set(range(len(case.stages))))

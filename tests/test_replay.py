@@ -17,6 +17,7 @@ from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade, ordered_stages
 from salience.randomize import stages_of
+from salience.tape import Tape
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]
@@ -39,7 +40,7 @@ class Count(TorchDispatchMode):
 
 def steps(model: nn.Module, x: Tensor, **options):
     """(number in the cascade, tape) of every stage of repeat 0."""
-    tape = run_pass(model, x, keep=True)
+    tape = Tape(run_pass(model, x, keep=True))
     count = len(ordered_stages(tape, "top_down"))
     return tape, list(cascade(model, tape, Recipe(**options), 0, set(range(count))))
 
@@ -96,10 +97,10 @@ def test_a_norm_after_tied_weights_belongs_to_the_stage_of_these_weights():
 @pytest.mark.parametrize("name", ["opaque", "branching"])
 def test_what_was_not_seen_is_not_replayed(name):
     case = CASES[name]
-    tape = run_pass(case.model, case.x, keep=True)
-    assert not can_replay(tape.trace)
+    tape = Tape(run_pass(case.model, case.x, keep=True))
+    assert not can_replay(tape.recording.trace)
     with pytest.raises(SalienceError, match="cannot be replayed"):
-        replay(tape, {}, Weights(), tape.again)
+        replay(tape.recording, {}, Weights(), lambda: None)
 
 
 class StraightThrough(torch.autograd.Function):
@@ -162,7 +163,7 @@ def test_a_plain_function_is_randomised_too():
     weight = torch.randn(6, 3, requires_grad=True, dtype=torch.float64)
     x = torch.randn(2, 6, dtype=torch.float64)
     tape, ((_, replayed),) = steps(lambda x: x @ weight, x)
-    assert list(tape.trace.parameters.values()) == ["parameter_0"]
+    assert list(tape.recording.trace.parameters.values()) == ["parameter_0"]
     assert not torch.allclose(replayed.explain("gradient", 0), weight[:, 0].expand(2, 6))
 
 
@@ -178,7 +179,7 @@ def test_only_operations_that_read_something_changed_are_run(order):
     """Convolution k of n is randomised: the n - k from there on run, and none before."""
     n = 5
     model, x = conv_chain(n), torch.randn(2, 2, 8, 8)
-    tape = run_pass(model, x, keep=True)
+    tape = Tape(run_pass(model, x, keep=True))
     with Count() as count:
         runs = []
         for _ in cascade(model, tape, Recipe(order=order), 0, set(range(n))):
@@ -198,7 +199,7 @@ def test_methods_share_the_replayed_pass():
     """
     n = 4
     model, x = conv_chain(n), torch.rand(2, 2, 8, 8)
-    tape = run_pass(model, x, keep=True)
+    tape = Tape(run_pass(model, x, keep=True))
     with Count() as count:
         _, replayed = next(cascade(model, tape, Recipe(), 0, {0}))
         assert (count.forward, count.backward) == (1, 0)
@@ -213,7 +214,7 @@ def test_what_is_below_the_stage_serves_all_stages():
     """z+ of the untouched layers is computed once, not again for each of the n stages."""
     n = 4
     model, x = conv_chain(n), torch.rand(2, 2, 8, 8)
-    tape = run_pass(model, x, keep=True)
+    tape = Tape(run_pass(model, x, keep=True))
     tape.explain("excitation_backprop", 0)
     forward = []
     with Count() as count:

@@ -271,12 +271,12 @@ def test_biases_and_scales_by_themselves_when_replayed(convolve, normalize, weig
     from salience._recording.run import run_pass
 
     net = Image(spelled_out(convolve, normalize))
-    tape = run_pass(net, images(), keep=True)
-    for value, name in tape.trace.parameters.items():
+    tape = salience.Tape(run_pass(net, images(), keep=True))
+    for value, name in tape.recording.trace.parameters.items():
         generator = torch.Generator().manual_seed(value)
-        old = tape.trace.constants[value]
+        old = tape.recording.trace.constants[value]
         new = torch.randn(old.shape, generator=generator, dtype=old.dtype)
-        again = replay(tape, {value: new}, Weights(), lambda: None)
+        again = salience.Tape(replay(tape.recording, {value: new}, Weights(), lambda: None))
         other = Image(net.function)
         with torch.no_grad():
             other.get_parameter(name).copy_(new)

@@ -16,6 +16,7 @@ from salience._recording.linear_maps import Weights
 from salience._recording.replay import replay
 from salience._recording.run import run_pass
 from salience.cascade import Recipe, cascade
+from salience.tape import Tape
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 8]])
@@ -223,18 +224,18 @@ def test_replay_with_another_table_equals_a_new_pass(method: str):
         return net.words(ids.t()).transpose(0, 1) + net.places(torch.arange(6))
 
     net = Text(look_up)
-    tape = run_pass(net, IDS, keep=True)
-    index = next(i for i, name in tape.trace.parameters.items() if name == "words.weight")
+    tape = Tape(run_pass(net, IDS, keep=True))
+    index = next(i for i, name in tape.recording.trace.parameters.items() if name == "words.weight")
     new = torch.randn(WORDS, WIDTH).double()
-    replayed = replay(tape, {index: new}, Weights(), tape.again)
+    replayed = Tape(replay(tape.recording, {index: new}, Weights(), lambda: None))
     with torch.no_grad():
         net.words.weight.copy_(new)
-    close(replayed.explain(method, target=1), run_pass(net, IDS).explain(method, target=1))
+    close(replayed.explain(method, target=1), Tape(run_pass(net, IDS)).explain(method, target=1))
 
 
 def test_a_cascade_randomises_the_embedding_as_a_stage():
     net = Text()
-    tape = run_pass(net, IDS, keep=True)
+    tape = Tape(run_pass(net, IDS, keep=True))
     tapes = [t for _, t in cascade(net, tape, Recipe(weights="normal"), 0, {0, 1, 2})]
     assert len(tapes) == 3
     embedded = [t.leaves[0].tensor for t in (tape, *tapes)]

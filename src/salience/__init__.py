@@ -7,14 +7,13 @@ end_quietly()  # before torch, which takes seconds to load
 # ruff: noqa: E402
 from salience import adapters
 from salience._errors import SalienceError, SalienceWarning
-from salience._recording.run import record
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
 from salience.coverage import Coverage
 from salience.explaining import explain
 from salience.methods import Method, methods
 from salience.sanity import randomization_test
-from salience.tape import Tape
+from salience.tape import Tape, record
 from salience.verdicts import Verdict, Verdicts, verdicts
 
 __all__ = [

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience._errors import expected
-from salience._inputs.trees import Leaf
 from salience._inputs.validation import values_at
-from salience._recording.hinge import Walk
 from salience._recording.linear_sites import LinearSite
-from salience._recording.trace import Trace
+from salience._recording.recording import Recording
 from salience.methods import Method, bind
 from salience.pullback import bounds_at, to_inputs
 from salience.rules import unchanged
 
 
-class Recorded(Protocol):
-    """What a walk needs of a tape."""
-
-    x: Any
-    graph: tuple[tuple[Leaf, ...], Tensor]
-    trace: Trace
-    walk: Walk
-
-
 def walk_back(
-    tape: Recorded, method: Method, parameters: dict[str, Any], gradient: Tensor
+    recording: Recording, method: Method, parameters: dict[str, Any], gradient: Tensor
 ) -> tuple[Tensor, ...]:
     """What the method reads off at each leaf, for a gradient at the output."""
-    leaves, output = tape.graph
-    walk, begins = tape.walk, [leaf.tensor for leaf in leaves]
+    walk, begins = recording.walk, [leaf.tensor for leaf in recording.leaves]
     with walk.alone():
         walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
         if method.input_rule is not None:  # it sees the BatchNorm folded in
             walk.rules.setdefault("linear", unchanged)
-            walk.input_rule = _input_rule(tape, method.input_rule, parameters)
-        found = torch.autograd.grad(output, begins, gradient, retain_graph=True, allow_unused=True)
+            walk.input_rule = _input_rule(recording, method.input_rule, parameters)
+        found = torch.autograd.grad(
+            recording.output, begins, gradient, retain_graph=True, allow_unused=True
+        )
         if not walk.relevance and all(m is None for m in found):
             raise expected(
                 "an output that depends on the input", "one that does not",
@@ -47,22 +37,22 @@ def walk_back(
             )  # fmt: skip
         pairs = zip(found, begins, strict=True)
         ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
-        return ms if method.readout == "m" else _relevance(tape, ms)
+        return ms if method.readout == "m" else _relevance(recording, ms)
 
 
-def _relevance(tape: Recorded, ms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _relevance(recording: Recording, ms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """x * m at each leaf, and what rules at input layers handed back."""
-    leaves = tape.graph[0]
+    leaves = recording.leaves
     begins = {leaf.value: leaf.tensor for leaf in leaves}
     maps = {leaf.value: m * leaf.tensor for m, leaf in zip(ms, leaves, strict=True)}
-    for value, relevance in tape.walk.relevance:
-        for leaf, part in to_inputs(tape.trace, value, relevance, begins).items():
+    for value, relevance in recording.walk.relevance:
+        for leaf, part in to_inputs(recording.trace, value, relevance, begins).items():
             maps[leaf] = maps[leaf] + part
     return tuple(maps.values())
 
 
 def _input_rule(
-    tape: Recorded, rule: Callable[..., Any], parameters: dict[str, Any]
+    recording: Recording, rule: Callable[..., Any], parameters: dict[str, Any]
 ) -> Callable[[LinearSite, Tensor], Tensor | None]:
     """The rule at an input layer, with bounds of x as bounds of what the layer sees."""
 
@@ -70,26 +60,12 @@ def _input_rule(
         bound = dict(parameters)
         if bound.get("low") is not None and bound.get("high") is not None:
             low, high = (
-                values_at(f"a bound {end}", bound[end], tape.x, tape.graph[0])
+                values_at(f"a bound {end}", bound[end], recording.x, recording.leaves)
                 for end in ("low", "high")
             )
             if any(bool((low[leaf] > high[leaf]).any()) for leaf in low):
                 raise expected("low <= high", "low above high", "Exchange them.")
-            bound["low"], bound["high"] = bounds_at(tape.trace, site.source, low, high)
+            bound["low"], bound["high"] = bounds_at(recording.trace, site.source, low, high)
         return bind(rule, bound)(site.linear_map(), m)
 
     return at
-
-
-def reaches(output: Tensor, leaves: list[Tensor]) -> bool:
-    """Whether the graph of an output contains one of the leaves."""
-    queue, seen = [output.grad_fn], set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if any(getattr(node, "variable", None) is leaf for leaf in leaves):
-            return True
-        queue.extend(before for before, _ in node.next_functions)
-    return False

@@ -45,7 +45,7 @@ class Recipe:
 
 def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
     """The stages with their place in execution order, in the order of the cascade."""
-    stages = list(enumerate(stages_of(tape.trace)))
+    stages = list(enumerate(stages_of(tape.recording.trace)))
     return stages[::-1] if order == "top_down" else stages
 
 
@@ -73,7 +73,7 @@ def cascade(
     shared = Weights()  # what derives from the weights of this repeat
     for number, (place, stage) in enumerate(ordered_stages(tape, recipe.order)):
         where = (recipe.seed, repeat, place)
-        drawn = random_weights(model, tape.trace, stage, where, recipe.weights)
+        drawn = random_weights(model, tape.recording.trace, stage, where, recipe.weights)
         changed = drawn if recipe.order == "independent" else {**changed, **drawn}
         if number in scored:
             yield number, _randomised(model, tape, recipe, dict(changed), shared)
@@ -86,20 +86,22 @@ def _randomised(
     changed: dict[int, Tensor],
     shared: Weights,
 ) -> Tape:
-    def again(*values: Tensor) -> Tape:
+    def with_random_weights() -> Callable[..., Any]:
         if recipe.batch_norm != "keep":  # copies of the model have the statistics of training
             raise SalienceError(
                 "expected batch_norm='keep' where the model itself must run again, for methods of "
                 f"several passes or operations that cannot be replayed; got {recipe.batch_norm!r}. "
                 "Use single-pass methods, and see tape.coverage for operations that were not seen."
             )
-        x, embedded = tape.elsewhere(values) if values else (tape.x, ())
-        return run_pass(_copy_with(model, tape, changed), x, recipe.output, embedded=embedded)
+        return _copy_with(model, tape, changed)
 
-    if not can_replay(tape.trace):
-        return again()
-    transform = _statistics(tape, recipe.batch_norm, changed)
-    return replay(tape, changed, shared, again, transform)
+    found = None
+    if can_replay(tape.recording.trace):
+        transform = _statistics(tape, recipe.batch_norm, changed)
+        found = replay(tape.recording, changed, shared, with_random_weights, transform)
+    if found is None:
+        found = run_pass(with_random_weights(), tape.x, recipe.output)
+    return Tape(found)
 
 
 def _copy_with(
@@ -112,7 +114,7 @@ def _copy_with(
             "Wrap it in a module, or use single-pass methods."
         )
     named = dict(model.named_parameters())
-    weights = {tape.trace.parameters[value]: drawn for value, drawn in changed.items()}
+    weights = {tape.recording.trace.parameters[value]: drawn for value, drawn in changed.items()}
     unknown = weights.keys() - named.keys()
     if unknown:
         raise SalienceError(
@@ -137,7 +139,7 @@ def _statistics(
             dims = [d for d in range(a.ndim) if d != 1]
             variance, mean = torch.var_mean(a.detach(), dims, correction=0)
         else:
-            maker = tape.trace.producers.get(operation.inputs()[0])
+            maker = tape.recording.trace.producers.get(operation.inputs()[0])
             stage = operation if weight is not None or maker is None else maker
             if any(i in changed for i in stage.inputs()):
                 mean, variance = torch.zeros_like(mean), torch.ones_like(variance)

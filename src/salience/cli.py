@@ -25,7 +25,6 @@ from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
-from salience._recording.run import record
 from salience.export import (
     device_of,
     outputs_of,
@@ -40,6 +39,7 @@ from salience.methods import Method
 from salience.methods import methods as registry
 from salience.provenance import provenance, weights_file
 from salience.sanity import randomization_test
+from salience.tape import record
 from salience.together import can_be_shown, some
 
 if TYPE_CHECKING:

@@ -67,9 +67,9 @@ class Comparison:
         """Find the stages on a pass of one sample, and choose which are scored."""
         run = partial(checked_pass, self.model, part=self.recipe.output, keep=True, given=x)
         try:
-            tape = run(some(x, slice(1)))
+            tape = Tape(run(some(x, slice(1))))
         except IndexError:  # samples that name one another, as nodes of a graph do
-            tape = run(x)
+            tape = Tape(run(x))
         if self.controls:
             self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
         for name in self.names:
@@ -113,7 +113,7 @@ class Comparison:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
         first, total, x = rows.start, trees.samples_of(x), some(x, rows)
         count = trees.samples_of(x)
-        tape = checked_pass(self.model, x, self.recipe.output, keep=True)
+        tape = Tape(checked_pass(self.model, x, self.recipe.output, keep=True))
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
         trained = self._maps(tape, fixed)

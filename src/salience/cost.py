@@ -20,6 +20,7 @@ from salience._memory import in_parts, ran_out_of_memory
 from salience._recording.beside import copy_of, generators_kept
 from salience._recording.run import run_pass
 from salience.methods import Method, find
+from salience.tape import Tape
 from salience.together import some
 
 UNITS = "gradients (forward + input gradient)"
@@ -66,7 +67,7 @@ def in_gradients(
             return torch.autograd.grad(scalar(made).sum(), floating, allow_unused=True)
 
         def one_map(method: Method, x: Any = here) -> Any:
-            tape = run_pass(model, x, output)
+            tape = Tape(run_pass(model, x, output))
             wanted = rows_of(target, slice(0, trees.samples_of(x)), total, tape.output)
             return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
 

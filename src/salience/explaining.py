@@ -90,7 +90,7 @@ def explain(
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, _some(batch, part))
                 check_input(model, here)
-                tape = checked_pass(model, here, output, weights, given=batch)
+                tape = Tape(checked_pass(model, here, output, weights, given=batch))
                 wanted = rows_of(target, rows, total, tape.output)
                 maps = {}
                 for method in chosen:

@@ -20,10 +20,9 @@ from salience._errors import NotApplicable, SalienceError, SalienceWarning, expe
 from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
 from salience._memory import ran_out_of_memory
-from salience._recording.run import record
 from salience.explaining import ERRORS, explain
 from salience.methods import Method
-from salience.tape import Tape
+from salience.tape import Tape, record
 from salience.together import some
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from salience._errors import SalienceWarning, expected
 from salience._inputs import targets, trees
+from salience._inputs.batches import in_dtype_of
 from salience._inputs.trees import Leaf, columns, rows
-from salience._inputs.validation import values_like
-from salience._recording.hinge import Walk
-from salience._recording.trace import Trace
-from salience.backward import reaches, walk_back
+from salience._inputs.validation import check_input, check_model, values_like
+from salience._recording.recording import Recording, check_unchanged
+from salience._recording.run import at_other_values, checked_pass
+from salience.backward import walk_back
 from salience.coverage import Coverage, coverage_of
 from salience.methods import Method, find
 
@@ -29,40 +30,21 @@ class Tape:
     output  (B, ...) the model's output, without its graph
     """
 
-    def __init__(
-        self,
-        x: Any,
-        ends: tuple[tuple[Leaf, ...], Tensor],
-        trace: Trace,
-        walk: Walk,
-        again: Callable[..., Tape],
-        kept: dict[int, Tensor] | None = None,
-        unchanged: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.unchanged = unchanged  # raises where the model's weights have changed since
-        self.x, self.trace = x, trace
-        self.graph = self.leaves, output = ends  # where the recorded graph begins and ends
-        self.output = output.detach()
-        self.again = again  # (*values) -> a tape of the same model with others at the leaves
-        self.walk, self.kept = walk, kept
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.x: Any = recording.x
+        self.leaves: tuple[Leaf, ...] = recording.leaves
+        self.output: Tensor = recording.output.detach()
         # the last walk without rules: its seed, and m at each leaf
         self._plain: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
-    @property
-    def depends_on_input(self) -> bool:
-        """Whether a gradient can reach an input from the output."""
-        if not self.trace.opaque:
-            return self.graph[1].requires_grad
-        # an unseen function may have other inputs
-        return reaches(self.graph[1], [leaf.tensor for leaf in self.leaves])
-
-    def elsewhere(self, values: Sequence[Tensor]) -> tuple[Any, tuple[Tensor, ...]]:
-        """The inputs, and what embeddings make of them, with other values at the leaves."""
-        return trees.at_leaves(self.x, self.leaves, values)
+    def again(self, *values: Tensor) -> Tape:
+        """A tape of the same model, recorded at other values of the leaves."""
+        return Tape(at_other_values(self.recording, values))
 
     def coverage(self, method: str | Method) -> Coverage:
         """Which operations got which rule, which passed by autograd and which are not covered."""
-        return coverage_of(self.trace, find(method))
+        return coverage_of(self.recording.trace, find(method))
 
     def explain(
         self,
@@ -138,7 +120,7 @@ class Tape:
                 )
             made = found.run(self, scalar, seed, **bound)
             return (made,) if isinstance(made, Tensor) else tuple(made)
-        self.unchanged()
+        check_unchanged(self.recording)
         value, gradient = self._seed(scalar)
         factor = _factor(found, value, start)
         with torch.inference_mode(False), torch.no_grad():
@@ -177,15 +159,49 @@ class Tape:
     ) -> tuple[Tensor, ...]:
         """One backward walk over the recorded graph with the method's rules in force."""
         if method.rules or method.input_rule is not None:
-            return walk_back(self, method, parameters, gradient)
+            return walk_back(self.recording, method, parameters, gradient)
         # methods without rules differ in their read-out alone
         plain = self._plain  # another thread may replace it
         if plain is None or not torch.equal(plain[0], gradient):
             bare = replace(method, readout="m")
-            plain = self._plain = (gradient, walk_back(self, bare, parameters, gradient))
+            plain = self._plain = (gradient, walk_back(self.recording, bare, parameters, gradient))
         if method.readout == "m":
             return tuple(m.clone() for m in plain[1])
         return tuple(m * leaf.tensor for m, leaf in zip(plain[1], self.leaves, strict=True))
+
+
+def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) -> Tape:
+    """Record one forward pass of a trained model, to be explained by any method.
+
+    model   a module in eval mode, or any function of tensors
+    x       a tensor (B, ...); a tuple or list for model(*x); or a dict for model(**x). Floating-
+            point inputs are explained; integer ids are explained where the model embeds them;
+            masks, flags and scalars are passed along. All on the model's device and of its dtype;
+            float64 becomes float32 where the model's weights are, with a warning
+    output  which part to explain where the model returns a tuple or a dict: a key, a position, or
+            a path such as (0, "logits") or "0.logits"
+
+    Errors: SalienceError for a model in training mode, an input that is not finite, not a batch or
+    neither floating-point nor embedded, an output without a batch dimension or that does not depend
+    on the input.
+
+    >>> import torch, salience
+    >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
+    >>> tape.output.shape
+    torch.Size([1, 2])
+
+    Several inputs have several maps, which add up to the output together:
+
+    >>> model = torch.nn.Bilinear(3, 4, 2).eval()
+    >>> tape = salience.record(model, {"input1": torch.ones(1, 3), "input2": torch.ones(1, 4)})
+    >>> {name: tuple(map.shape) for name, map in tape.explain("gradient", target=1).items()}
+    {'input1': (1, 3), 'input2': (1, 4)}
+    """
+    check_model(model)
+    if isinstance(x, Tensor | Mapping | list | tuple):
+        x = in_dtype_of(model, x, 2)
+    check_input(model, x)
+    return Tape(checked_pass(model, x, output))
 
 
 def _total(maps: tuple[Tensor, ...]) -> Tensor:

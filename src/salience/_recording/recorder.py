@@ -36,7 +36,7 @@ from salience._operations.pure import (
     under_autocast,
     unhooked,
 )
-from salience._recording import ids
+from salience._recording import embedded_ids
 from salience._recording.affine import step_of, without_zeros
 from salience._recording.classify import (
     asks_finiteness,
@@ -77,7 +77,7 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.leaves: list[trees.Leaf] = []
-        self._ids, self._samples = ids.Ids(), 0
+        self._ids, self._samples = embedded_ids.Ids(), 0
         self._given = list(embedded)  # what embeddings shall have, in the order of execution
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
         self.values = Values(self.trace)
@@ -108,7 +108,7 @@ class Recorder(TorchFunctionMode):
             if trees.per_sample(part) and part.is_floating_point():
                 self.leaves.append(trees.Leaf(key, self.values.add(part), part.requires_grad_()))
             elif trees.per_sample(part) and part.dtype != torch.bool:
-                self._ids.mark(part, ids.Origin(key))
+                self._ids.mark(part, embedded_ids.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
         return x
 
@@ -222,14 +222,14 @@ class Recorder(TorchFunctionMode):
         assert origin is not None
         bag = name == "embedding_bag"
         place = (0, 1) if bag or origin.batch is None else (origin.batch, origin.each)
-        function = ids.leaf_of(func, *place)
+        function = embedded_ids.leaf_of(func, *place)
         try:
             leaf = function(*args, **kwargs)
         except IndexError as error:
-            raise ids.out_of_range(ids, error) from None
+            raise embedded_ids.out_of_range(ids, error) from None
         if self._given:
-            leaf = ids.as_given(leaf, self._given.pop(0))
-        index = self.values.add(ids.checked(leaf, self._samples))
+            leaf = embedded_ids.as_given(leaf, self._given.pop(0))
+        index = self.values.add(embedded_ids.checked(leaf, self._samples))
         operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         self.readers.keep(operands, None)
         args, kwargs = tree_map(self.values.ref, (args, kwargs), Tensor)
@@ -238,7 +238,7 @@ class Recorder(TorchFunctionMode):
         self.leaves.append(trees.Leaf(origin.key, index, leaf, embedded=True))
         result = leaf
         if place != (0, 1):
-            result = self._apply(ids.as_called, "movedim", (leaf, *place), {})
+            result = self._apply(embedded_ids.as_called, "movedim", (leaf, *place), {})
         return (result, None, None, None) if bag else result
 
     def _ask(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """Replay a recorded pass with other parameters.
 
 Operations whose operands are all unchanged are not run: their recorded outputs, their part of the
-autograd graph and what was derived from their activations serve the new tape as they are.
+autograd graph and what was derived from their activations serve the new recording as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from salience._recording.elementwise import function_of
 from salience._recording.linear_maps import Weights
 from salience._recording.linear_sites import AffineSite, LinearSite, join
 from salience._recording.nonlinear_sites import ElementSite
+from salience._recording.recording import Recording
 from salience._recording.trace import (
     Operation,
     Ref,
@@ -31,7 +32,6 @@ from salience._recording.trace import (
     run_operation,
     tree_map,
 )  # fmt: skip
-from salience.tape import Tape
 
 
 def can_replay(trace: Trace) -> bool:
@@ -40,19 +40,21 @@ def can_replay(trace: Trace) -> bool:
 
 
 def replay(
-    tape: Tape,
+    recording: Recording,
     parameters: Mapping[int, Tensor],
     weights: Weights,
-    again: Callable[..., Tape],
+    model: Callable[[], Callable[..., Any]],
     transform: Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None = None,
-) -> Tape:
-    """The tape of the same model and input with some parameters (value -> tensor) replaced.
+) -> Recording | None:
+    """The pass of the same model and input with some parameters (value -> tensor) replaced; None
+    where the model may have read a shape that is another one now.
 
-    transform may change the operands of each operation that is run (BatchNorm statistics).
+    model      makes the model with these parameters
+    transform  may change the operands of each operation that is run (BatchNorm statistics)
     """
-    kept, trace = tape.kept, tape.trace
+    kept, trace = recording.kept, recording.trace
     if kept is None or not can_replay(trace):
-        raise SalienceError("this tape cannot be replayed")
+        raise SalienceError("this recording cannot be replayed")
     forced = _with_their_parts(trace, parameters)
     values: dict[int, Tensor] = dict(parameters)
     sites: dict[int, Site] = {}  # by output
@@ -68,7 +70,7 @@ def replay(
             args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
             if transform is not None:
                 args = transform(operation, args)
-            site = _site(tape, weights, operation, args, kwargs, parameters)
+            site = _site(recording, weights, operation, args, kwargs, parameters)
             root = None if operation.root is None else resolve(Ref(operation.root))
             if site is not None:
                 _join_as_recorded(trace, operation, site, sites)
@@ -78,13 +80,20 @@ def replay(
             tensors = leaves(result, Tensor)
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 if tensors[pick].shape != trace.shapes[output]:
-                    return again()  # the model may have read the shape
+                    return None
                 values[output] = tensors[pick]
     assert trace.output is not None
-    begins, end = tape.graph
-    begins = tuple(leaf._replace(tensor=values.get(leaf.value, leaf.tensor)) for leaf in begins)
-    ends = begins, values.get(trace.output, end)
-    return Tape(tape.x, ends, trace, tape.walk, again)
+    return Recording(
+        x=recording.x,
+        leaves=tuple(
+            leaf._replace(tensor=values.get(leaf.value, leaf.tensor)) for leaf in recording.leaves
+        ),
+        output=values.get(trace.output, recording.output),
+        trace=trace,
+        walk=recording.walk,
+        model=model,
+        part=recording.part,
+    )
 
 
 def _with_their_parts(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int]:
@@ -103,7 +112,7 @@ def _with_their_parts(trace: Trace, parameters: Mapping[int, Tensor]) -> set[int
 
 
 def _site(
-    tape: Tape,
+    recording: Recording,
     weights: Weights,
     operation: Operation,
     args: Any,
@@ -114,27 +123,31 @@ def _site(
     if old is None:
         return None
     if operation.root is not None and isinstance(old, ElementSite):
-        function = partial(
-            function_of, weakref.proxy(tape.trace), operation.outputs[0], operation.root, parameters
-        )
-        return ElementSite(tape.walk, old.kind, function, True, old.shifted)
+        trace = weakref.proxy(recording.trace)
+        function = partial(function_of, trace, operation.outputs[0], operation.root, parameters)
+        return ElementSite(recording.walk, old.kind, function, True, old.shifted)
     if isinstance(old, AffineSite):
-        return _affine_site(tape, weights, operation, args, kwargs, old)
+        return _affine_site(recording, weights, operation, args, kwargs, old)
     first = isinstance(old, LinearSite) and old.first
-    site = make_site(tape.walk, weights, operation, args, kwargs, first)
+    site = make_site(recording.walk, weights, operation, args, kwargs, first)
     if isinstance(site, LinearSite) and isinstance(old, LinearSite):
         site.source, site.layer = old.source, old.layer
     return site
 
 
 def _affine_site(
-    tape: Tape, weights: Weights, operation: Operation, args: Any, kwargs: Any, old: AffineSite
+    recording: Recording,
+    weights: Weights,
+    operation: Operation,
+    args: Any,
+    kwargs: Any,
+    old: AffineSite,
 ) -> AffineSite:
     step = step_of(operation.name, args, kwargs, old.step.place, weights)
     if step is None:
         raise SalienceError(f"{operation.name} shifts or scales by numbers that are not finite")
     function = of_operands(operation, args, kwargs)
-    site = AffineSite(tape.walk, weights, old.kind, function, step, old.ruled)
+    site = AffineSite(recording.walk, weights, old.kind, function, step, old.ruled)
     site.pull, site.layer = old.pull, old.layer
     return site
 
