@@ -18,9 +18,9 @@ from traps import RULED, close, gradient_of
 
 import salience
 from salience._recording.run import run_pass
+from salience._tape.tape import Tape
 from salience.cascade import Recipe, cascade
 from salience.randomize import random_weights, stages_of
-from salience.tape import Tape
 
 Net = Callable[[Any, Tensor], Tensor]
 

@@ -11,7 +11,7 @@ from oracles import ORACLES
 from torch import Tensor, nn
 
 import salience
-from salience import passes
+from salience.rules._rules import _several_passes
 
 NETS = small_nets()
 RELEVANCE = [name for name, method in salience.methods.items() if method.relevance]
@@ -254,7 +254,7 @@ def test_maps_do_not_depend_on_the_split_into_passes(
     net, x = NETS["max_pool"]
     model = Counting(net).eval()
     default = salience.record(net, x).explain(method, target=1, **PASSES[method])
-    monkeypatch.setattr(passes, "SAMPLES_PER_PASS", per_pass)
+    monkeypatch.setattr(_several_passes, "SAMPLES_PER_PASS", per_pass)
     maps = salience.record(model, x).explain(method, target=1, **PASSES[method])
     close(maps, default)
     largest = {1: len(x), 7: 2 * len(x), 1000: (20 if method == "smoothgrad" else 16) * len(x)}

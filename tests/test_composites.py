@@ -10,7 +10,7 @@ from torch import nn
 
 import salience
 from salience._errors import SalienceError
-from salience.composites import INPUT_RULES, PRESETS, RULES
+from salience.rules._composites import INPUT_RULES, PRESETS, RULES
 
 NET, X = small_nets()["conv_bn_relu"]
 TARGET = [1] * len(X)

@@ -15,7 +15,7 @@ import salience
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
-from salience.tape import Tape
+from salience._tape.tape import Tape
 
 EXPERTS, WIDTH, HIDDEN, TOP = 4, 6, 5, 2
 

@@ -15,7 +15,7 @@ from salience import SalienceError
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import replay
 from salience._recording.run import run_pass
-from salience.tape import Tape
+from salience._tape.tape import Tape
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 

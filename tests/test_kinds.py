@@ -9,9 +9,9 @@ from torch import nn
 import salience
 from salience._recording.run import run_pass
 from salience._scores.complexity import complexity
+from salience._tape.tape import Tape
 from salience.cascade import Recipe, cascade
 from salience.comparison import SMOOTH_DRAWS
-from salience.tape import Tape
 
 
 def network() -> nn.Module:

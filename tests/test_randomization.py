@@ -16,7 +16,8 @@ from scipy import stats
 from torch import nn
 
 import salience
-from salience import comparison, cost
+from salience import comparison
+from salience._tape import cost
 from salience.cascade import evenly_spread
 
 CASES = cases()

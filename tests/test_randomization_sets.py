@@ -17,10 +17,10 @@ import salience
 import salience.report
 from salience import SalienceError, plot
 from salience._recording.run import run_pass
+from salience._tape.tape import Tape
 from salience.cascade import Recipe, cascade
 from salience.provenance import data_fingerprint
 from salience.randomize import stages_of
-from salience.tape import Tape
 
 CASES = input_cases()
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]

@@ -15,9 +15,9 @@ from salience._errors import SalienceError
 from salience._recording.linear_sites import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
+from salience._tape.tape import Tape
 from salience.cascade import Recipe, cascade, ordered_stages
 from salience.randomize import stages_of
-from salience.tape import Tape
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]

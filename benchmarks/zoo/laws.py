@@ -23,7 +23,7 @@ from cases import OURS, difference, plain_gradient
 from torch import Tensor, nn
 
 import salience
-from salience.coverage import HELD
+from salience._tape.coverage import HELD
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 # The difference is in proportion to eps / |z|, with |z| down to 1e-9 and below. Not 0: the rule is

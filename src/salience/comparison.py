@@ -17,12 +17,12 @@ from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
+from salience._tape.cost import NOTE, UNITS, in_gradients
+from salience._tape.explain import ERRORS
+from salience._tape.tape import Tape
+from salience._tape.together import as_one, check_shown, numbers, shown, some, values_of
 from salience.cascade import Recipe, cascade, evenly_spread, ordered_stages
-from salience.cost import NOTE, UNITS, in_gradients
-from salience.explaining import ERRORS
-from salience.methods import Method
-from salience.tape import Tape
-from salience.together import as_one, check_shown, numbers, shown, some, values_of
+from salience.rules._table import Method
 
 if TYPE_CHECKING:
     import xarray

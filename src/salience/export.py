@@ -20,10 +20,10 @@ from salience._errors import NotApplicable, SalienceError, SalienceWarning, expe
 from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
 from salience._memory import ran_out_of_memory
-from salience.explaining import ERRORS, explain
-from salience.methods import Method
-from salience.tape import Tape, record
-from salience.together import some
+from salience._tape.explain import ERRORS, explain
+from salience._tape.tape import Tape, record
+from salience._tape.together import some
+from salience.rules._table import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,10 @@ import typer
 
 from salience._errors import SalienceError, expected, unknown
 from salience._scores.similarity import similarities
-from salience.methods import Method, find
-from salience.methods import methods as registry
+from salience._tape.together import is_single
+from salience.rules._table import Method, find
+from salience.rules._table import methods as registry
 from salience.sanity import check_score
-from salience.together import is_single
 
 Model = Annotated[
     str,

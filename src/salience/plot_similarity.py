@@ -9,8 +9,8 @@ import numpy as np
 from salience._errors import expected, unknown
 from salience._scores.similarity import bounds_of
 from salience.controls import FLOOR
-from salience.methods import methods as registry
 from salience.pictures import shortened
+from salience.rules._table import methods as registry
 from salience.verdicts import THRESHOLDS, interval, scores_of
 
 if TYPE_CHECKING:

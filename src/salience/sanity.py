@@ -20,13 +20,13 @@ from salience._inputs.validation import check_input, check_model, listed, whole_
 from salience._memory import in_parts
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
+from salience._tape.explain import choose
+from salience._tape.together import is_single
 from salience.cascade import Recipe
 from salience.comparison import Comparison, Scores
-from salience.explaining import choose
-from salience.methods import Method
-from salience.methods import methods as registry
 from salience.provenance import provenance
-from salience.together import is_single
+from salience.rules._table import Method
+from salience.rules._table import methods as registry
 
 if TYPE_CHECKING:
     import xarray

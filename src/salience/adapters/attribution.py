@@ -14,8 +14,8 @@ from salience._errors import SalienceError, expected
 from salience._inputs import targets
 from salience._inputs.trees import rows
 from salience._inputs.validation import values_at
-from salience.methods import Method, find
-from salience.tape import Tape, record
+from salience._tape.tape import Tape, record
+from salience.rules._table import Method, find
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from salience._inputs.targets import Part
 from salience._inputs.trees import is_array, tensor_of
-from salience.explaining import explain
-from salience.methods import Method, find
+from salience._tape.explain import explain
+from salience.rules._table import Method, find
 
 _PASSED_BY_QUANTUS = ("device", "method")  # the latter: what `quantus.evaluate` calls a method
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from salience._errors import SalienceError, expected
 from salience._scores.by_value import attribution_by_value
-from salience.explaining import ERRORS
+from salience._tape.explain import ERRORS
 
 if TYPE_CHECKING:
     import xarray

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from salience._tape.explain import ERRORS
 from salience.controls import FLOOR, NEGATIVE
-from salience.explaining import ERRORS
 
 if TYPE_CHECKING:
     import xarray

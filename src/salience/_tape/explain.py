@@ -18,9 +18,9 @@ from salience._inputs.validation import check_input, check_model, listed, whole_
 from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
-from salience.methods import Method, find
-from salience.methods import methods as registry
-from salience.tape import Tape
+from salience._tape.tape import Tape
+from salience.rules._table import Method, find
+from salience.rules._table import methods as registry
 
 SAMPLES_PER_PASS = 16
 ERRORS = ("conservation_error", "completeness_error")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from salience import rules
 from salience._errors import expected, unknown
 from salience._inputs.validation import at_least_0, check_bounds
 from salience._recording.linear_maps import Layer, LinearMap
+from salience.rules import _rules as rules
 
 
 class Preset(NamedTuple):

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from salience import composites, rules
 from salience._errors import SalienceWarning, expected, squeezed, unknown
 from salience._inputs.validation import at_least_0, check_bounds, whole_number
-from salience.passes import integrated_gradients, smoothgrad
+from salience.rules import _composites as composites
+from salience.rules import _rules as rules
+from salience.rules._several_passes import integrated_gradients, smoothgrad
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})
 _LINEAR = frozenset({"linear", "batch_norm", "affine"})

@@ -19,9 +19,9 @@ from salience._inputs.targets import Part, Target, resolve, rows_of, select_outp
 from salience._memory import in_parts, ran_out_of_memory
 from salience._recording.beside import copy_of, generators_kept
 from salience._recording.run import run_pass
-from salience.methods import Method, find
-from salience.tape import Tape
-from salience.together import some
+from salience._tape.tape import Tape
+from salience._tape.together import some
+from salience.rules._table import Method, find
 
 UNITS = "gradients (forward + input gradient)"
 NOTE = (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from salience._recording.trace import Operation, Ref, Trace, leaves
 from salience._tables import html_table, text_table
-from salience.methods import Method
+from salience.rules._table import Method
 
 NOT_COVERED = "not covered"
 HELD = "held constant"  # nothing of the map passes here: divisors under relevance methods

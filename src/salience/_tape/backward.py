@@ -12,9 +12,9 @@ from salience._errors import expected
 from salience._inputs.validation import values_at
 from salience._recording.linear_sites import LinearSite
 from salience._recording.recording import Recording
-from salience.methods import Method, bind
-from salience.pullback import bounds_at, to_inputs
-from salience.rules import unchanged
+from salience._tape.input_layer import bounds_at, to_inputs
+from salience.rules._rules import unchanged
+from salience.rules._table import Method, bind
 
 
 def walk_back(

@@ -17,9 +17,9 @@ from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import check_input, check_model, values_like
 from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
-from salience.backward import walk_back
-from salience.coverage import Coverage, coverage_of
-from salience.methods import Method, find
+from salience._tape.backward import walk_back
+from salience._tape.coverage import Coverage, coverage_of
+from salience.rules._table import Method, find
 
 
 class Tape:

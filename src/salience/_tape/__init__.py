@@ -1,0 +1,1 @@
+"""A recorded pass, explained: tapes, maps of whole data sets, coverage and cost."""
