@@ -17,9 +17,9 @@ import salience
 import salience.report
 from salience import SalienceError, plot
 from salience._recording.run import run_pass
+from salience._study.provenance import data_fingerprint
 from salience._tape.tape import Tape
 from salience.cascade import Recipe, cascade
-from salience.provenance import data_fingerprint
 from salience.randomize import stages_of
 
 CASES = input_cases()

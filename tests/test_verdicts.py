@@ -13,9 +13,9 @@ import xarray
 
 import salience
 from salience._errors import SalienceError
+from salience._study.sentences import of_method
+from salience._study.verdicts import interval, judge
 from salience.report.words import answer
-from salience.sentences import of_method
-from salience.verdicts import interval, judge
 
 LENSING = Path(__file__).parent.parent / "examples" / "weak_lensing"
 DATASET_SCORES = ["spearman_abs", "pearson"]

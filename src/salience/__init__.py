@@ -9,12 +9,12 @@ from salience import adapters
 from salience._errors import SalienceError, SalienceWarning
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
+from salience._study.verdicts import Verdict, Verdicts, verdicts
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
 from salience.rules._table import Method, methods
 from salience.sanity import randomization_test
-from salience.verdicts import Verdict, Verdicts, verdicts
 
 __all__ = [
     "Coverage",

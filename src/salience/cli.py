@@ -25,6 +25,7 @@ from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
+from salience._study.provenance import provenance, weights_file
 from salience._tape.tape import record
 from salience._tape.together import can_be_shown, some
 from salience.export import (
@@ -37,7 +38,6 @@ from salience.export import (
     uncovered_operations,
 )
 from salience.manners import user_errors
-from salience.provenance import provenance, weights_file
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
 from salience.sanity import randomization_test

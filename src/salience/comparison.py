@@ -17,6 +17,7 @@ from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
+from salience._study import names
 from salience._tape.cost import NOTE, UNITS, in_gradients
 from salience._tape.explain import ERRORS
 from salience._tape.tape import Tape
@@ -71,7 +72,7 @@ class Comparison:
         except IndexError:  # samples that name one another, as nodes of a graph do
             tape = Tape(run(x))
         if self.controls:
-            self.fixed = [*control.unchanging(values_of(x, tape.leaves)), control.RANDOM_MAP]
+            self.fixed = [*control.unchanging(values_of(x, tape.leaves)), names.RANDOM_MAP]
         for name in self.names:
             if self.names.count(name) > 1:
                 cure = "Give each method its own name, and none of a control's."
@@ -198,7 +199,7 @@ class Comparison:
         """Scores that no stage changes, once for all stages; x in the form of its maps."""
         for name, maps in control.unchanging(x).items():
             self._score(self._prepared(maps), maps, results, (self.names.index(name),))
-        seed, row = self.recipe.seed, self.names.index(control.RANDOM_MAP)
+        seed, row = self.recipe.seed, self.names.index(names.RANDOM_MAP)
         fixed = self._prepared(control.random_maps(x, seed, 0, first))
         for repeat in range(self.repeats):
             maps = control.random_maps(x, seed, 1 + repeat, first)
@@ -286,7 +287,7 @@ class Comparison:
         }
 
     def _roles(self) -> list[str]:
-        roles = dict.fromkeys(self.fixed, control.NEGATIVE) | {control.RANDOM_MAP: control.FLOOR}
+        roles = dict.fromkeys(self.fixed, names.NEGATIVE) | {names.RANDOM_MAP: names.FLOOR}
         return [roles.get(name, "method") for name in self.names]
 
 

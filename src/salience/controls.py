@@ -7,8 +7,6 @@ from torch import Tensor
 
 from salience.randomize import normal, stream
 
-POSITIVE_METHOD, RANDOM_MAP = "gradient", "random_map"
-NEGATIVE, FLOOR = "negative control", "floor control"
 _RANDOM_MAPS = 1 << 20  # a branch of the random streams that no stage uses
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from salience._errors import expected, unknown
 from salience._scores.similarity import bounds_of
-from salience.controls import FLOOR
+from salience._study.names import FLOOR
+from salience._study.verdicts import THRESHOLDS, interval, scores_of
 from salience.pictures import shortened
 from salience.rules._table import methods as registry
-from salience.verdicts import THRESHOLDS, interval, scores_of
 
 if TYPE_CHECKING:
     import xarray

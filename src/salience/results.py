@@ -13,9 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from salience.plot_cascade import cascade
-from salience.plot_similarity import THRESHOLDS, similarity
-from salience.verdicts import (
+from salience._study.verdicts import (
     CONSTANT,
     INSENSITIVE,
     PARTIAL,
@@ -25,6 +23,8 @@ from salience.verdicts import (
     Verdict,
     verdicts,
 )
+from salience.plot_cascade import cascade
+from salience.plot_similarity import THRESHOLDS, similarity
 
 if TYPE_CHECKING:
     import xarray

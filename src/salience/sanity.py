@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from salience import controls as control
 from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
@@ -20,11 +19,13 @@ from salience._inputs.validation import check_input, check_model, listed, whole_
 from salience._memory import in_parts
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
+from salience._study import names
+from salience._study.names import RISE
+from salience._study.provenance import provenance
 from salience._tape.explain import choose
 from salience._tape.together import is_single
 from salience.cascade import Recipe
 from salience.comparison import Comparison, Scores
-from salience.provenance import provenance
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import xarray
 
 KINDS = ("standard", "smooth", "efficient")
-RISE = "complexity_rise"
 SAMPLES_PER_TAPE = 16
 SPATIAL = ("ssim", "hog")  # scores of maps with rows and columns of pixels
 
@@ -161,8 +161,8 @@ def _chosen(methods: Any, controls: bool) -> list[Method]:
     if methods is None:
         return [method for method in registry.values() if method.run is None]
     chosen = choose(methods)
-    if controls and control.POSITIVE_METHOD not in [method.name for method in chosen]:
-        chosen.append(registry[control.POSITIVE_METHOD])
+    if controls and names.POSITIVE_METHOD not in [method.name for method in chosen]:
+        chosen.append(registry[names.POSITIVE_METHOD])
     return chosen
 
 

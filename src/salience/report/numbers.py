@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from salience._scores.similarity import bounds_of
-from salience.verdicts import SCORE, Verdict, interval, scores_of
+from salience._study.verdicts import SCORE, Verdict, interval, scores_of
 
 if TYPE_CHECKING:
     import xarray

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from salience.controls import NEGATIVE, POSITIVE_METHOD
-from salience.report.numbers import SCORES
-from salience.verdicts import (
+from salience._study.names import NEGATIVE, POSITIVE_METHOD
+from salience._study.verdicts import (
     CONSTANT,
     INSENSITIVE,
     PARTIAL,
@@ -21,6 +20,7 @@ from salience.verdicts import (
     Verdicts,
     why_uninformative,
 )
+from salience.report.numbers import SCORES
 
 if TYPE_CHECKING:
     import xarray

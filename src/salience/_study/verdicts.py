@@ -11,10 +11,8 @@ import numpy as np
 
 from salience._errors import expected, unknown
 from salience._scores.similarity import bounds_of
-from salience._tables import html_table, text_table
-from salience.controls import POSITIVE_METHOD, RANDOM_MAP
-from salience.sanity import RISE
-from salience.sentences import (
+from salience._study.names import POSITIVE_METHOD, RANDOM_MAP, RISE
+from salience._study.sentences import (
     CONSTANT,
     INSENSITIVE,
     PARTIAL,
@@ -25,6 +23,7 @@ from salience.sentences import (
     of_method,
     of_rise,
 )
+from salience._tables import html_table, text_table
 
 if TYPE_CHECKING:
     import xarray
