@@ -19,10 +19,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 import salience
+from salience._randomization.cascade import ordered_stages
+from salience._randomization.weights import random_weights
 from salience._recording.run import run_pass
 from salience._scores.similarity import similarities
-from salience.cascade import ordered_stages
-from salience.randomize import random_weights
 
 Explain = Callable[..., Any]
 

@@ -17,8 +17,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 import salience
+from salience._randomization.weights import random_weights, stages_of
 from salience._recording.run import run_pass
-from salience.randomize import random_weights, stages_of
 
 RULES = ["gradient", "guided_backprop", "lrp_epsilon", "lrp_alpha_beta", "deep_taylor"]
 GRADIENTS = ["gradient", "input_x_gradient"]

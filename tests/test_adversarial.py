@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from traps import RULED, close, gradient_of
 
 import salience
+from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.weights import random_weights, stages_of
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
-from salience.cascade import Recipe, cascade
-from salience.randomize import random_weights, stages_of
 
 Net = Callable[[Any, Tensor], Tensor]
 

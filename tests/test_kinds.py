@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import salience
+from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.comparison import SMOOTH_DRAWS
 from salience._recording.run import run_pass
 from salience._scores.complexity import complexity
 from salience._tape.tape import Tape
-from salience.cascade import Recipe, cascade
-from salience.comparison import SMOOTH_DRAWS
 
 
 def network() -> nn.Module:

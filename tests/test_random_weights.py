@@ -13,8 +13,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from salience._errors import SalienceError
+from salience._randomization.weights import random_weights, stages_of, stream
 from salience._recording.run import run_pass
-from salience.randomize import random_weights, stages_of, stream
 
 CASES = cases()
 

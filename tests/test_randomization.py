@@ -16,9 +16,9 @@ from scipy import stats
 from torch import nn
 
 import salience
-from salience import comparison
+from salience._randomization import comparison
+from salience._randomization.cascade import evenly_spread
 from salience._tape import cost
-from salience.cascade import evenly_spread
 
 CASES = cases()
 

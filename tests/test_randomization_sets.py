@@ -16,11 +16,11 @@ from torch import Tensor, nn
 import salience
 import salience.report
 from salience import SalienceError, plot
+from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.weights import stages_of
 from salience._recording.run import run_pass
 from salience._study.provenance import data_fingerprint
 from salience._tape.tape import Tape
-from salience.cascade import Recipe, cascade
-from salience.randomize import stages_of
 
 CASES = input_cases()
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]

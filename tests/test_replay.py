@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
 from salience._errors import SalienceError
+from salience._randomization.cascade import Recipe, cascade, ordered_stages
+from salience._randomization.weights import stages_of
 from salience._recording.linear_sites import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
-from salience.cascade import Recipe, cascade, ordered_stages
-from salience.randomize import stages_of
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]
@@ -234,7 +234,7 @@ def test_what_derives_from_weights_grows_with_the_layers_and_not_with_the_stages
             super().__init__()
             held.append(self._derived)
 
-    monkeypatch.setattr("salience.cascade.Weights", Kept)
+    monkeypatch.setattr("salience._randomization.cascade.Weights", Kept)
     sizes = []
     for n in (4, 8):
         layers: list[nn.Module] = []

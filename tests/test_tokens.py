@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import salience
 from salience import SalienceError
+from salience._randomization.cascade import Recipe, cascade
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import replay
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
-from salience.cascade import Recipe, cascade
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 8]])

@@ -12,8 +12,8 @@ from subject import COSMOLOGIES, NETWORKS, OUTPUTS, Subject
 from torch import Tensor, nn
 
 import salience
+from salience._randomization.cascade import Recipe, cascade, ordered_stages
 from salience._recording.run import run_pass
-from salience.cascade import Recipe, cascade, ordered_stages
 
 TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps

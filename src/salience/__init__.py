@@ -7,6 +7,7 @@ end_quietly()  # before torch, which takes seconds to load
 # ruff: noqa: E402
 from salience import adapters
 from salience._errors import SalienceError, SalienceWarning
+from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
 from salience._study.verdicts import Verdict, Verdicts, verdicts
@@ -14,7 +15,6 @@ from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
 from salience.rules._table import Method, methods
-from salience.sanity import randomization_test
 
 __all__ = [
     "Coverage",

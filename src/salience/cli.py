@@ -25,6 +25,7 @@ from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
+from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
 from salience._tape.tape import record
 from salience._tape.together import can_be_shown, some
@@ -40,7 +41,6 @@ from salience.export import (
 from salience.manners import user_errors
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
-from salience.sanity import randomization_test
 
 if TYPE_CHECKING:
     import xarray

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from salience._errors import SalienceError, expected, unknown
+from salience._randomization.run import check_score
 from salience._scores.similarity import similarities
 from salience._tape.together import is_single
 from salience.rules._table import Method, find
 from salience.rules._table import methods as registry
-from salience.sanity import check_score
 
 Model = Annotated[
     str,

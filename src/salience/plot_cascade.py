@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from salience._errors import expected
+from salience._randomization.cascade import evenly_spread
 from salience._scores.similarity import similarities
-from salience.cascade import evenly_spread
 from salience.pictures import (
     SIGNED,
     Array,

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, unknown
 from salience._inputs.targets import Part
+from salience._randomization.weights import INITIALISERS, Stage, random_weights, stages_of
 from salience._recording.beside import copy_of
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
 from salience._recording.trace import Operation
 from salience._tape.tape import Tape
-from salience.randomize import INITIALISERS, Stage, random_weights, stages_of
 
 ORDERS = ("top_down", "bottom_up", "independent")
 BATCH_NORMS = ("keep", "recalibrate", "reset")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from salience.randomize import normal, stream
+from salience._randomization.weights import normal, stream
 
 _RANDOM_MAPS = 1 << 20  # a branch of the random streams that no stage uses
 

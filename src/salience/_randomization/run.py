@@ -17,6 +17,8 @@ from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
+from salience._randomization.cascade import Recipe
+from salience._randomization.comparison import Comparison, Scores
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
 from salience._study import names
@@ -24,8 +26,6 @@ from salience._study.names import RISE
 from salience._study.provenance import provenance
 from salience._tape.explain import choose
 from salience._tape.together import is_single
-from salience.cascade import Recipe
-from salience.comparison import Comparison, Scores
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
 

@@ -1,0 +1,1 @@
+"""Do maps depend on what was learned? The parameter-randomisation test."""
