@@ -13,7 +13,7 @@ from torch import nn
 import salience
 from salience import SalienceError, plot
 from salience._study.verdicts import interval
-from salience.pictures import shortened
+from salience.plot._pictures import shortened
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 CONTROLS = ["input", "edges", "random_map"]

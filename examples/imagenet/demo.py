@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 import salience
-import salience.plot
+import salience.plot._maps
 import salience.report
 from salience.export import largest_error
 from salience.results import LIMITS, verdict_table

@@ -23,8 +23,8 @@ from salience._study.verdicts import (
     Verdict,
     verdicts,
 )
-from salience.plot_cascade import cascade
-from salience.plot_similarity import THRESHOLDS, similarity
+from salience.plot._cascade import cascade
+from salience.plot._similarity import THRESHOLDS, similarity
 
 if TYPE_CHECKING:
     import xarray

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salience._files.writing import whole
-from salience._study.verdicts import Verdict, Verdicts, verdicts
-from salience.pictures import shortened
-from salience.plot_similarity import THRESHOLDS
+from salience._study.verdicts import THRESHOLDS, Verdict, Verdicts, verdicts
+from salience.plot._pictures import shortened
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
 from salience.report.schema import tested

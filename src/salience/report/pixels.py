@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from salience._randomization.cascade import evenly_spread
-from salience.pictures import input_pictures, map_pictures
+from salience.plot._pictures import input_pictures, map_pictures
 
 if TYPE_CHECKING:
     import xarray

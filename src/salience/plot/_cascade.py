@@ -14,7 +14,7 @@ import torch
 from salience._errors import expected
 from salience._randomization.cascade import evenly_spread
 from salience._scores.similarity import similarities
-from salience.pictures import (
+from salience.plot._pictures import (
     SIGNED,
     Array,
     Scale,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from salience._errors import expected
-from salience.pictures import SIGNED, Array, scale_of, to_array
+from salience.plot._pictures import SIGNED, Array, scale_of, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

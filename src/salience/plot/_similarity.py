@@ -10,7 +10,7 @@ from salience._errors import expected, unknown
 from salience._scores.similarity import bounds_of
 from salience._study.names import FLOOR
 from salience._study.verdicts import THRESHOLDS, interval, scores_of
-from salience.pictures import shortened
+from salience.plot._pictures import shortened
 from salience.rules._table import methods as registry
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Figures: maps beside their inputs, scores and maps down the cascade, attribution by value."""
+"""The figure of maps beside their inputs, reached as `salience.plot.maps`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from torch import Tensor
 
 from salience._errors import expected
-from salience.pictures import (
+from salience.plot._pictures import (
     Array,
     Scale,
     cell,
@@ -23,16 +23,10 @@ from salience.pictures import (
     to_array,
     wrapped,
 )
-from salience.plot_attribution import attribution_by_value
-from salience.plot_cascade import cascade
-from salience.plot_similarity import similarity
-from salience.plot_tokens import tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["attribution_by_value", "cascade", "maps", "similarity", "tokens"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.55, 0.15, 0.4, 0.75, 0.14  # inches
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import expected
-from salience.plot_similarity import COLOURS
+from salience.plot._similarity import COLOURS
 
 if TYPE_CHECKING:
     import xarray
