@@ -17,9 +17,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from salience import SalienceError
+from salience._cli.app import app
+from salience._cli.inputs import load_inputs
 from salience._files.untrusted import parse_bytes
-from salience.cli import app
-from salience.data import load_inputs
 from salience.models import load_model
 from salience.models.bounded import Bounded
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import salience
-from salience import results
-from salience.cli import app
+from salience._cli import results
+from salience._cli.app import app
 
 FACTORY = """
 import torch

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import salience
-from salience.cli import app
+from salience._cli.app import app
 
 FACTORY = """
 import torch
@@ -238,7 +238,7 @@ def test_a_missing_option_is_a_usage_error(folder):
 
 
 def test_a_bug_is_not_hidden_as_a_mistake(folder, monkeypatch):
-    monkeypatch.setattr("salience.cli.timed_maps", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("salience._cli.app.timed_maps", lambda *args, **more: 1 / 0)
     assert isinstance(
         run("explain", "nets.py:net", "x.npy", "-o", "out").exception, ArithmeticError
     )

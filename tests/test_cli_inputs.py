@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import salience
-from salience.cli import app
-from salience.export import named, save_maps
+from salience._cli.app import app
+from salience._cli.explain import named, save_maps
 
 FACTORY = """
 import torch

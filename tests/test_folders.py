@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from salience import SalienceError
+from salience._cli.app import app
 from salience._files.locks import LOCK, alone_in, started
 from salience._files.writing import result_folder, whole
-from salience.cli import app
 
 FACTORY = """
 from torch import nn
@@ -243,7 +243,7 @@ LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in its place
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from salience.cli import main
+from salience._cli.app import main
 del sys.argv[1]
 main()
 """

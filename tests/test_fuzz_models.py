@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from salience import SalienceError
-from salience.data import load_inputs
-from salience.export import outputs_of
+from salience._cli.explain import outputs_of
+from salience._cli.inputs import load_inputs
 from salience.models import FileModel, load_model
 
 pytestmark = pytest.mark.slow

@@ -20,9 +20,9 @@ import xarray
 from report_pages import small_net
 
 from salience import SalienceError, explain, randomization_test
-from salience.export import save_maps
-from salience.report.command import report_command
-from salience.results import judge_study, save_study
+from salience._cli.explain import save_maps
+from salience._cli.report import report_command
+from salience._cli.results import judge_study, save_study
 
 pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("SALIENCE_FUZZ", "200"))  # damaged copies of each format

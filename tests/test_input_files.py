@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from salience import SalienceError
-from salience.data import load_inputs
+from salience._cli.inputs import load_inputs
 
 IDS = np.random.default_rng(0).integers(1, 30, (3, 6))
 SEVERAL = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from salience.cli import app
+from salience._cli.app import app
 
 FACTORY = """
 import os, signal, time
@@ -48,7 +48,7 @@ class Presses:
 
 sys.meta_path.insert(0, Presses)
 """
-SCRIPT = "import sys\nfrom salience.cli import main\nsys.exit(main())\n"  # what pip installs
+SCRIPT = "import sys\nfrom salience._cli.app import main\nsys.exit(main())\n"  # what pip installs
 CHECK = ("check", "nets.py:net", "x.npy", "--methods", "gradient", "--repeats", "1", "-o", "out")
 ZARR = (*CHECK, "--format", "zarr")
 EXPLAIN = ("explain", "nets.py:net", "x.npy", "--methods", "gradient", "-o", "out")
@@ -89,7 +89,7 @@ def interrupted(args: tuple[str, ...], at: str = "", script: bool = False) -> st
 
 
 @pytest.mark.parametrize("script", [False, True])
-@pytest.mark.parametrize("at", ["torch", "numpy", "salience.cli"])
+@pytest.mark.parametrize("at", ["torch", "numpy", "salience._cli.app"])
 def test_while_the_package_is_loaded(folder: Path, at: str, script: bool) -> None:
     assert interrupted(CHECK, at, script) == "\nInterrupted: nothing was being written.\n"
     assert not (folder / "out").exists()
@@ -98,7 +98,7 @@ def test_while_the_package_is_loaded(folder: Path, at: str, script: bool) -> Non
 @pytest.mark.parametrize(
     ("args", "at"),
     [
-        (CHECK, "salience.data"),
+        (CHECK, "salience._cli.inputs"),
         (CHECK, "xarray"),
         (CHECK, "matplotlib.backends.backend_agg"),
         (ZARR, "zarr.codecs.zstd"),
@@ -123,7 +123,7 @@ def test_while_a_page_is_made(folder: Path) -> None:
     assert run(*CHECK[:-1], "earlier").exit_code == 0
     (folder / "page.html").write_text("earlier")
     files = sorted(folder.iterdir())
-    for at in ("salience.report.command", "h5py", "bokeh.resources"):
+    for at in ("salience._cli.report", "h5py", "bokeh.resources"):
         assert interrupted(REPORT, at) == "\nInterrupted: no page was written.\n"
         assert (folder / "page.html").read_text() == "earlier"
         assert sorted(folder.iterdir()) == files

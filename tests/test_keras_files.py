@@ -18,7 +18,7 @@ from torch import nn
 
 import salience
 from salience import SalienceError
-from salience.data import load_inputs
+from salience._cli.inputs import load_inputs
 from salience.models import channels_first, image_layout, load_model
 
 pytest.importorskip("h5py")
@@ -164,7 +164,7 @@ def test_images_come_in_the_layout_of_the_network(saved, tmp_path):
 def test_the_command_line_explains_a_keras_model(saved, tmp_path):
     from typer.testing import CliRunner
 
-    from salience.cli import app
+    from salience._cli.app import app
 
     Image.new("RGB", (8, 8), (200, 30, 90)).save(tmp_path / "a.png")
     arguments = ["explain", str(saved[2]), str(tmp_path / "a.png"), "--methods", "gradient"]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from salience import SalienceError
-from salience.data import load_inputs
+from salience._cli.inputs import load_inputs
 from salience.models import check_batch, load_model
 
 FACTORY = """

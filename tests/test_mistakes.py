@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import salience
 from salience import SalienceError
-from salience.cli import app
+from salience._cli.app import app
 
 X = torch.linspace(-1, 1, 18).view(3, 6)
 

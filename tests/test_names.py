@@ -10,9 +10,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from salience import SalienceError
+from salience._cli.app import app
+from salience._cli.inputs import load_inputs
 from salience._errors import printable
-from salience.cli import app
-from salience.data import load_inputs
 from salience.models import load_model
 
 EVIL = "a\x1b[2J\x07\x85\u202ee"

@@ -27,14 +27,14 @@ from report_pages import (
 from typer.testing import CliRunner
 
 from salience import SalienceError, attribution_by_value, methods
-from salience.cli import app
+from salience._cli.app import app
+from salience._cli.report import report_command
+from salience._study.store import open_study
 from salience.report import build
-from salience.report.command import report_command
 from salience.report.extras import Extras
 from salience.report.page import render
 from salience.report.pixels import input_block, map_block, whole
 from salience.report.serve import server
-from salience.report.store import open_study
 
 
 @pytest.fixture(scope="module")

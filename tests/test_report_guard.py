@@ -17,9 +17,9 @@ import xarray
 from report_pages import small_study
 
 from salience import SalienceError
-from salience.report.guard import look_at
-from salience.report.store import open_study
-from salience.results import write_dataset
+from salience._cli.results import write_dataset
+from salience._study.guard import look_at
+from salience._study.store import open_study
 
 SECRET = 0.123456789
 

@@ -13,9 +13,9 @@ import xarray
 from report_pages import block_of, small_study
 from typer.testing import CliRunner
 
-from salience.cli import app
+from salience._cli.app import app
+from salience._cli.results import write_dataset
 from salience.report import build
-from salience.results import write_dataset
 
 Change = Callable[[xarray.Dataset], xarray.Dataset]
 

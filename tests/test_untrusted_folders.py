@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from salience import SalienceError
-from salience.cli import app
+from salience._cli.app import app
 from salience.models import load_model
 from salience.models.budget import no_larger_than
 from salience.models.optional import import_torchvision, need

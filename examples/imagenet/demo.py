@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import salience
 import salience.plot._maps
 import salience.report
-from salience.export import largest_error
-from salience.results import LIMITS, verdict_table
+from salience._cli.explain import largest_error
+from salience._cli.results import LIMITS, verdict_table
 
 COUNT = 4
 TESTED, STAGES, REPEATS = 3, 6, 3  # of the randomisation test: images, scored stages, networks

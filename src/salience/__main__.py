@@ -1,3 +1,3 @@
-from salience.cli import main
+from salience._cli.app import main
 
 main()

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salience._files.writing import whole
+from salience._study.schema import tested
 from salience._study.verdicts import THRESHOLDS, Verdict, Verdicts, verdicts
 from salience.plot._pictures import shortened
 from salience.report import figures, numbers, pixels, words
 from salience.report.extras import Extras, completed
-from salience.report.schema import tested
 
 if TYPE_CHECKING:
     import xarray

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from salience._files.hdf5 import entries_of, filters_of, member
-from salience.report.chunks import check_hdf5, check_zstd
+from salience._study.chunks import check_hdf5, check_zstd
 
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}

@@ -18,8 +18,18 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from salience import options as opt
-from salience import results
+from salience._cli import options as opt
+from salience._cli import results
+from salience._cli.explain import (
+    device_of,
+    outputs_of,
+    save_maps,
+    save_overviews,
+    timed_maps,
+    titles_of,
+    uncovered_operations,
+)
+from salience._cli.manners import user_errors
 from salience._errors import printable, unknown
 from salience._files.writing import result_folder
 from salience._inputs import trees
@@ -29,16 +39,6 @@ from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
 from salience._tape.tape import record
 from salience._tape.together import can_be_shown, some
-from salience.export import (
-    device_of,
-    outputs_of,
-    save_maps,
-    save_overviews,
-    timed_maps,
-    titles_of,
-    uncovered_operations,
-)
-from salience.manners import user_errors
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
 
@@ -175,7 +175,7 @@ def report_page(
     from elsewhere.
     """
     with user_errors("no page was written"):
-        from salience.report.command import report_command
+        from salience._cli.report import report_command
 
         console = _console()
         report_command(
@@ -192,14 +192,14 @@ def view_page(
 ) -> None:
     """Serve the same page to this machine alone, for results too large for one file."""
     with user_errors("nothing was being written"):
-        from salience.report.command import view_command
+        from salience._cli.report import view_command
 
         view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
 
 
 def _explain(given: dict[str, Any]) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
-    from salience.data import load_study
+    from salience._cli.inputs import load_study
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
     chosen = opt.parse_methods(given["methods"])
@@ -232,7 +232,7 @@ def _explain(given: dict[str, Any]) -> None:
 
 def _check(given: dict[str, Any]) -> None:
     """Everything that `salience check` does, from its options as they were given."""
-    from salience.data import load_study
+    from salience._cli.inputs import load_study
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
     chosen = opt.parse_methods(given["methods"])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from salience import _interrupts
 from salience._errors import expected
+from salience._study.store import Stored, open_study
 from salience.report.extras import Extras, classed
 from salience.report.page import write
 from salience.report.serve import server
-from salience.report.store import Stored, open_study
 
 
 def report_command(

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience._cli.options import parse_numbers
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience._inputs import trees
 from salience._inputs.images import image_files, read_images
 from salience._inputs.validation import check_samples
 from salience.models import read_torch
-from salience.options import parse_numbers
 
 _ARRAYS = (".npy", ".npz", ".pt", ".pth")
 _ID = 8  # bytes of an integer, once it is an id
