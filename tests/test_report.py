@@ -20,7 +20,7 @@ from torch import nn
 
 from salience import attribution_by_value, randomization_test, verdicts
 from salience.report import build
-from salience.report.extras import quarters
+from salience.report._extras import quarters
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from report_chromium import (
     until,
 )
 
-from salience.report.extras import Extras
-from salience.report.serve import server
+from salience.report._extras import Extras
+from salience.report._serve import server
 
 pytestmark = needs_browser
 WIDTHS = (400, 1000, 1600)

@@ -31,10 +31,10 @@ from salience._cli.app import app
 from salience._cli.report import report_command
 from salience._study.store import open_study
 from salience.report import build
-from salience.report.extras import Extras
-from salience.report.page import render
-from salience.report.pixels import input_block, map_block, whole
-from salience.report.serve import server
+from salience.report._extras import Extras
+from salience.report._page import render
+from salience.report._pixels import input_block, map_block, whole
+from salience.report._serve import server
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from report_pages import (
 )
 
 from salience.report import build
-from salience.report.pixels import (
+from salience.report._pixels import (
     LEVELS,
     MISSING,
     fitted,

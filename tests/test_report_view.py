@@ -13,9 +13,9 @@ import pytest
 import xarray
 from report_pages import small_study
 
-from salience.report.extras import Extras
-from salience.report.pixels import map_block, whole
-from salience.report.serve import server
+from salience.report._extras import Extras
+from salience.report._pixels import map_block, whole
+from salience.report._serve import server
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import salience
 from salience._errors import SalienceError
 from salience._study.sentences import of_method
 from salience._study.verdicts import interval, judge
-from salience.report.words import answer
+from salience.report._words import answer
 
 LENSING = Path(__file__).parent.parent / "examples" / "weak_lensing"
 DATASET_SCORES = ["spearman_abs", "pearson"]

@@ -8,9 +8,9 @@ from pathlib import Path
 from salience import _interrupts
 from salience._errors import expected
 from salience._study.store import Stored, open_study
-from salience.report.extras import Extras, classed
-from salience.report.page import write
-from salience.report.serve import server
+from salience.report._extras import Extras, classed
+from salience.report._page import write
+from salience.report._serve import server
 
 
 def report_command(

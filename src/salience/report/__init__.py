@@ -1,5 +1,5 @@
 """A stored study as one HTML file: what it found, its maps down the cascade, its provenance."""
 
-from salience.report.page import build
+from salience.report._page import build
 
 __all__ = ["build"]

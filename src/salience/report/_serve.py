@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from salience._errors import expected
-from salience.report import pixels
-from salience.report.extras import Extras
-from salience.report.page import render
+from salience.report import _pixels as pixels
+from salience.report._extras import Extras
+from salience.report._page import render
 
 if TYPE_CHECKING:
     import xarray

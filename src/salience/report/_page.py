@@ -16,8 +16,11 @@ from salience._files.writing import whole
 from salience._study.schema import tested
 from salience._study.verdicts import THRESHOLDS, Verdict, Verdicts, verdicts
 from salience.plot._pictures import shortened
-from salience.report import figures, numbers, pixels, words
-from salience.report.extras import Extras, completed
+from salience.report import _figures as figures
+from salience.report import _numbers as numbers
+from salience.report import _pixels as pixels
+from salience.report import _words as words
+from salience.report._extras import Extras, completed
 
 if TYPE_CHECKING:
     import xarray

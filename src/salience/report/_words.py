@@ -20,7 +20,7 @@ from salience._study.verdicts import (
     Verdicts,
     why_uninformative,
 )
-from salience.report.numbers import SCORES
+from salience.report._numbers import SCORES
 
 if TYPE_CHECKING:
     import xarray
