@@ -17,7 +17,7 @@ from torch import nn
 
 import salience
 from salience._randomization import comparison
-from salience._randomization.cascade import evenly_spread
+from salience._study.stages import evenly_spread
 from salience._tape import cost
 
 CASES = cases()

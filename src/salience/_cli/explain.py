@@ -20,7 +20,8 @@ from salience._errors import NotApplicable, SalienceError, SalienceWarning, expe
 from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
 from salience._memory import ran_out_of_memory
-from salience._tape.explain import ERRORS, explain
+from salience._names import ERRORS
+from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
 from salience._tape.together import some
 from salience.rules._table import Method

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, expected, unknown
+from salience._errors import SalienceError, unknown
 from salience._inputs.targets import Part
 from salience._randomization.weights import INITIALISERS, Stage, random_weights, stages_of
 from salience._recording.beside import copy_of
@@ -47,18 +46,6 @@ def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
     """The stages with their place in execution order, in the order of the cascade."""
     stages = list(enumerate(stages_of(tape.recording.trace)))
     return stages[::-1] if order == "top_down" else stages
-
-
-def evenly_spread(stages: int | str, total: int) -> list[int]:
-    """Which stages of a cascade are scored: so many, evenly spread, the last one included."""
-    if stages == "all":
-        stages = total
-    if not isinstance(stages, int) or not 1 <= stages <= total:
-        got = f"{stages!r} (the network has {total})"
-        raise expected('"all" or a number of stages', got, "Score at most as many as there are.")
-    if stages == total:
-        return list(range(total))
-    return [round(number) for number in np.linspace(0, total - 1, stages + 1)[1:]]
 
 
 def cascade(

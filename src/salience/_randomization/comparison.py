@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from salience import _names as names
 from salience._errors import NotApplicable, SalienceWarning, expected
 from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
+from salience._names import ERRORS
 from salience._randomization import controls as control
-from salience._randomization.cascade import Recipe, cascade, evenly_spread, ordered_stages
+from salience._randomization.cascade import Recipe, cascade, ordered_stages
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
-from salience._study import names
+from salience._study.stages import evenly_spread
 from salience._tape.cost import NOTE, UNITS, in_gradients
-from salience._tape.explain import ERRORS
 from salience._tape.tape import Tape
 from salience._tape.together import as_one, check_shown, numbers, shown, some, values_of
 from salience.rules._table import Method

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from salience import _names as names
 from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
+from salience._names import RISE
 from salience._randomization.cascade import Recipe
 from salience._randomization.comparison import Comparison, Scores
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
-from salience._study import names
-from salience._study.names import RISE
 from salience._study.provenance import provenance
 from salience._tape.explain import choose
 from salience._tape.together import is_single

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from salience._study.names import FLOOR, NEGATIVE
-from salience._tape.explain import ERRORS
+from salience._names import ERRORS, FLOOR, NEGATIVE
 
 if TYPE_CHECKING:
     import xarray

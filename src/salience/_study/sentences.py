@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from salience._study.names import NEGATIVE
+from salience._names import NEGATIVE
 
 SENSITIVE, PARTIAL, INSENSITIVE = "sensitive", "partial", "insensitive"
 CONSTANT, UNINFORMATIVE, UNDEFINED = "constant over inputs", "uninformative", "undefined"

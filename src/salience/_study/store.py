@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import SalienceError, expected, unknown
+from salience._names import ERRORS
 from salience._study.guard import look_at, text_of
 from salience._study.schema import check_form, check_values, tested
 from salience._study.verdicts import scores_of
-from salience._tape.explain import ERRORS
 
 if TYPE_CHECKING:
     import xarray

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from salience._errors import expected, unknown
+from salience._names import POSITIVE_METHOD, RANDOM_MAP, RISE
 from salience._scores.similarity import bounds_of
-from salience._study.names import POSITIVE_METHOD, RANDOM_MAP, RISE
 from salience._study.sentences import (
     CONSTANT,
     INSENSITIVE,

@@ -16,6 +16,7 @@ from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
+from salience._names import ERRORS
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
 from salience._tape.tape import Tape
@@ -23,7 +24,6 @@ from salience.rules._table import Method, find
 from salience.rules._table import methods as registry
 
 SAMPLES_PER_PASS = 16
-ERRORS = ("conservation_error", "completeness_error")
 Maps = dict[str, Any]  # a tensor, or a tuple or dict of tensors, for each method
 
 

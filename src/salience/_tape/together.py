@@ -17,7 +17,7 @@ from torch import Tensor
 from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.trees import Leaf
-from salience._tape.explain import ERRORS
+from salience._names import ERRORS
 
 
 def is_single(x: Any) -> bool:

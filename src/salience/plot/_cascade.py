@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from salience._errors import expected
-from salience._randomization.cascade import evenly_spread
 from salience._scores.similarity import similarities
+from salience._study.stages import evenly_spread
 from salience.plot._pictures import (
     SIGNED,
     Array,

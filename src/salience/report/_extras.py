@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import SalienceError, expected
+from salience._names import ERRORS
 from salience._scores.by_value import attribution_by_value
-from salience._tape.explain import ERRORS
 
 if TYPE_CHECKING:
     import xarray

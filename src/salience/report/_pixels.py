@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salience._randomization.cascade import evenly_spread
+from salience._study.stages import evenly_spread
 from salience.plot._pictures import input_pictures, map_pictures
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from salience._study.names import NEGATIVE, POSITIVE_METHOD
+from salience._names import NEGATIVE, POSITIVE_METHOD
 from salience._study.verdicts import (
     CONSTANT,
     INSENSITIVE,

@@ -1,5 +1,6 @@
-"""The names on which results and those who read them agree."""
+"""The names on which maps and results and those who read them agree."""
 
 RISE = "complexity_rise"  # the score of the efficient test
 POSITIVE_METHOD, RANDOM_MAP = "gradient", "random_map"  # controls
 NEGATIVE, FLOOR = "negative control", "floor control"  # their roles
+ERRORS = ("conservation_error", "completeness_error")  # of maps
