@@ -46,6 +46,7 @@ class KerasNetwork(nn.Module):
         model.trainable = True  # also what was frozen while it was trained has been learned
         learned = {id(variable) for variable in model.trainable_variables}
         self._call: Callable[..., Any] = partial(model, training=False)  # no layer of this module
+        self._form = getattr(model, "_inputs_struct", model.inputs[0])  # how it takes its inputs
         self._places: dict[str, Any] = {}
         for number, variable in enumerate(model.variables):
             name = re.sub(r"[^\w.]", "_", variable.path.replace(".", "_").replace("/", "."))
@@ -59,11 +60,11 @@ class KerasNetwork(nn.Module):
             self._places[name] = variable
         self._tie()
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> Any:
         import keras
 
-        with keras.device(str(x.device)):
-            return self._call(x)
+        with keras.device(str(x[0].device)):
+            return self._call(keras.tree.pack_sequence_as(self._form, list(x)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KerasNetwork:
         super()._apply(fn, recurse)
@@ -122,16 +123,15 @@ def _import_keras(file: Path) -> Any:
 
 
 def _network(keras: Any, model: Any, max_bytes: int) -> nn.Module:
-    inputs = model.inputs or []
-    if len(inputs) != 1:
-        raise expected("a network of one input", f"one of {len(inputs)}",
-                       "Make a Keras model that takes the image alone.")  # fmt: skip
+    if not model.inputs:
+        raise expected("a network of an input", "one without inputs",
+                       "Build the model before it is saved: model.build(input_shape).")  # fmt: skip
     use_torch_operations(keras, model)
     layers = model._flatten_layers()
     form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
     return FileModel(
-        KerasNetwork(model).eval(), inputs[0].shape, channels_last=form != "channels_first",
-        max_bytes=max_bytes,
+        KerasNetwork(model).eval(), {item.name: item.shape for item in model.inputs},
+        channels_last=form != "channels_first", max_bytes=max_bytes,
     )  # fmt: skip
 
 
