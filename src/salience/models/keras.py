@@ -29,6 +29,7 @@ _MODULES = re.compile(
     r"keras|keras(\.src)?\.(layers|models|initializers|regularizers|constraints|activations|ops|"
     r"dtype_policies|optimizers|losses|metrics)(\.\w+)*"
 )
+_CONVNEXT = ("keras.src.applications.convnext", ("LayerScale", "StochasticDepth"))
 _RUN_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
 _WEIGHTS = "model.weights.h5"
 _LARGEST = 20  # times the file's size, unpacked
@@ -182,6 +183,7 @@ def _check_class(node: dict[str, Any]) -> None:
         )  # fmt: skip
     plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
     own = isinstance(module, str) and _MODULES.fullmatch(module)
+    own = own or (module == _CONVNEXT[0] and kind in _CONVNEXT[1])
     custom = isinstance(registered, str) and registered not in (kind, "")
     if custom or not (own or (module is None and plain)):
         raise expected(
