@@ -163,6 +163,15 @@ def test_the_layers_of_convnext(tmp_path):
     assert_same_maps(net, loaded, given, channels_last=True)
 
 
+def test_large_weights_of_any_initializer(tmp_path, monkeypatch):
+    monkeypatch.setattr("salience.models.keras._FREE", 2**22)  # weights decide
+    draw = keras.initializers.VarianceScaling(distribution="truncated_normal")
+    model = keras.Sequential([keras.Input((1000,)), L.Dense(1000, kernel_initializer=draw)])
+    model.save(tmp_path / "net.keras")
+    x = torch.randn(1, 1000)
+    torch.testing.assert_close(load_model(str(tmp_path / "net.keras"))(x), model(x))
+
+
 def test_stages_weights_and_an_untouched_network(saved):
     file = saved[2]
     loaded, x = load_model(str(file)), images().permute(0, 2, 3, 1).contiguous()
@@ -265,6 +274,7 @@ def rewritten(source, file, change=None, **records):
         {"module": "keras.src.saving.saving_lib", "class_name": "load_model"},
         {"module": "torch.hub", "class_name": "load"},
         {"module": "keras.src.applications.convnext", "class_name": "ConvNeXtTiny"},
+        {"module": "keras.src.applications.convnext", "class_name": ["LayerScale"]},
         {"module": None},
         {"registered_name": "Custom>Evil"},
         {"module": ["keras"]},

@@ -29,14 +29,19 @@ _MODULES = re.compile(
     r"keras|keras(\.src)?\.(layers|models|initializers|regularizers|constraints|activations|ops|"
     r"dtype_policies|optimizers|losses|metrics)(\.\w+)*"
 )
-_CONVNEXT = ("keras.src.applications.convnext", ("LayerScale", "StochasticDepth"))
+_APPLICATIONS = {  # layers among its functions that build networks
+    ("keras.src.applications.convnext", "LayerScale"),
+    ("keras.src.applications.convnext", "StochasticDepth"),
+    ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
+}
 _RUN_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
 _WEIGHTS = "model.weights.h5"
 _LARGEST = 20  # times the file's size, unpacked
 _LARGEST_CONFIG = 2**25  # bytes
 _MOST_PARTS = 50_000  # dictionaries in a description; the largest of Keras's own have 14,000
-# bytes that Keras may make: some, and as often the weights, which are drawn, loaded and copied
-_FREE, _TIMES = 2**28, 6
+# bytes that Keras may make: some, and as often the weights, which are drawn (each truncated normal
+# number as one of four), loaded and copied
+_FREE, _TIMES = 2**28, 16
 
 
 class KerasNetwork(nn.Module):
@@ -182,8 +187,9 @@ def _check_class(node: dict[str, Any]) -> None:
             "Code in files is not run: write it as a layer, and give 'file.py:factory' as MODEL.",
         )  # fmt: skip
     plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
-    own = isinstance(module, str) and _MODULES.fullmatch(module)
-    own = own or (module == _CONVNEXT[0] and kind in _CONVNEXT[1])
+    own = isinstance(module, str) and (
+        _MODULES.fullmatch(module) or (module, str(kind)) in _APPLICATIONS
+    )
     custom = isinstance(registered, str) and registered not in (kind, "")
     if custom or not (own or (module is None and plain)):
         raise expected(

@@ -133,8 +133,8 @@ def _column_to_image(given: Operands, a: Attributes, opset: int) -> Tensor:
         raise NotImplementedError(f"Col2Im to an image of {len(size)} dimensions")
     strides, dilations = (a.get(key) or [1, 1] for key in ("strides", "dilations"))
     begin, end = (list(a.get("pads") or [0] * 4)[half : half + 2] for half in (0, 2))
-    whole = [sum(sides) for sides in zip(size, begin, end, strict=True)]
-    y = F.fold(given[0], whole, kernel, dilations, 0, strides)
+    whole = tuple(sum(sides) for sides in zip(size, begin, end, strict=True))
+    y = F.fold(given[0], whole, tuple(kernel), tuple(dilations), 0, tuple(strides))
     return y[..., begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
 
 
