@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -73,32 +74,43 @@ def images(batch: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-def export(net: nn.Module, file: Path, form: str, x: Tensor) -> Path:
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+def as_given(net: nn.Module, x: Inputs) -> tuple[tuple[Tensor, ...], list[str], Any]:
+    """The inputs, their names, and a dimension of each that counts samples."""
+    given = x if isinstance(x, tuple) else (x,)
+    names = list(inspect.signature(net.forward).parameters)[: len(given)]
+    return given, names, tuple({0: torch.export.Dim("batch", min=1, max=64)} for _ in given)
+
+
+def export(net: nn.Module, file: Path, form: str, x: Inputs) -> Path:
     """Write a network by torch.export: "dynamic" batch, "decomposed" to core ATen, or "fixed"."""
+    given, _, dims = as_given(net, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dims = None if form == "fixed" else ({0: torch.export.Dim("batch", min=1, max=64)},)
-        program = torch.export.export(net, (x,), dynamic_shapes=dims)
+        program = torch.export.export(net, given, dynamic_shapes=None if form == "fixed" else dims)
         program = program.run_decompositions() if form == "decomposed" else program
         torch.export.save(program, file)
     return file
 
 
-def export_onnx(net: nn.Module, file: Path, form: str, x: Tensor) -> Path:
+def export_onnx(net: nn.Module, file: Path, form: str, x: Inputs) -> Path:
     """Write ONNX by the "new" exporter (with its weights beside it), the "old" one, the old one
     for "opset 17", where GELU is five operators, or "fixed"."""
+    given, names, dims = as_given(net, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if form in ("old", "opset 17"):
             torch.onnx.export(
-                net, (x,), file, dynamo=False, input_names=["x"],
-                dynamic_axes={"x": {0: "batch"}}, opset_version=17 if form == "opset 17" else None,
+                net, given, file, dynamo=False, input_names=names,
+                dynamic_axes={name: {0: "batch"} for name in names},
+                opset_version=17 if form == "opset 17" else None,
             )  # fmt: skip
         else:
-            dims = None if form == "fixed" else ({0: torch.export.Dim("batch", min=1, max=64)},)
             torch.onnx.export(
-                net, (x,), file, dynamo=True, dynamic_shapes=dims, verbose=False,
-                external_data=form == "new",
+                net, given, file, dynamo=True, dynamic_shapes=None if form == "fixed" else dims,
+                verbose=False, external_data=form == "new",
             )  # fmt: skip
     return file
 

@@ -126,6 +126,52 @@ def test_the_outputs_are_those_of_keras(tmp_path, build):
     torch.testing.assert_close(load_model(str(tmp_path / "net.keras"))(x), wanted)
 
 
+class Block(nn.Module):
+    """A block of ConvNeXt, with tokens last, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.depth, self.norm = nn.Conv2d(3, 3, 7, padding=3, groups=3), nn.LayerNorm(3)
+        self.up, self.down, self.head = nn.Linear(3, 12), nn.Linear(12, 3), nn.Linear(3, 5)
+        self.scale = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        y = self.norm(self.depth(x).permute(0, 2, 3, 1))
+        y = self.scale * self.down(nn.functional.gelu(self.up(y)))
+        return self.head((x.permute(0, 2, 3, 1) + y).mean((1, 2)))
+
+
+def test_the_layers_of_convnext(tmp_path):
+    """Keras has them outside of its layers, with its applications."""
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+
+    net, x = make(Block), keras.Input((8, 8, 3))
+    y = L.Conv2D(3, 7, padding="same", groups=3, name="depth")(x)
+    y = L.Dense(12, name="up")(L.LayerNormalization(epsilon=1e-5, name="norm")(y))
+    y = L.Dense(3, name="down")(L.Activation("gelu")(y))
+    y = StochasticDepth(0.5)(LayerScale(1e-6, 3, name="scale")(y))
+    y = L.Dense(5, name="head")(L.GlobalAveragePooling2D()(L.Add()([x, y])))
+    model = keras.Model(x, y)
+    for name, layer in net.named_children():
+        held = [tensor.detach().numpy() for tensor in layer.parameters()]
+        held[0] = held[0].transpose(2, 3, 1, 0) if name == "depth" else held[0].T
+        model.get_layer(name).set_weights(held)
+    model.get_layer("scale").set_weights([net.scale.detach().numpy()])
+    model.save(tmp_path / "net.keras")
+    loaded, given = load_model(str(tmp_path / "net.keras")), images()
+    torch.testing.assert_close(loaded(given.permute(0, 2, 3, 1)), net(given))
+    assert_same_maps(net, loaded, given, channels_last=True)
+
+
+def test_large_weights_of_any_initializer(tmp_path, monkeypatch):
+    monkeypatch.setattr("salience.models.keras._FREE", 2**22)  # weights decide
+    draw = keras.initializers.VarianceScaling(distribution="truncated_normal")
+    model = keras.Sequential([keras.Input((1000,)), L.Dense(1000, kernel_initializer=draw)])
+    model.save(tmp_path / "net.keras")
+    x = torch.randn(1, 1000)
+    torch.testing.assert_close(load_model(str(tmp_path / "net.keras"))(x), model(x))
+
+
 def test_stages_weights_and_an_untouched_network(saved):
     file = saved[2]
     loaded, x = load_model(str(file)), images().permute(0, 2, 3, 1).contiguous()
@@ -227,6 +273,8 @@ def rewritten(source, file, change=None, **records):
         {"module": "keras.config", "class_name": "enable_unsafe_deserialization"},
         {"module": "keras.src.saving.saving_lib", "class_name": "load_model"},
         {"module": "torch.hub", "class_name": "load"},
+        {"module": "keras.src.applications.convnext", "class_name": "ConvNeXtTiny"},
+        {"module": "keras.src.applications.convnext", "class_name": ["LayerScale"]},
         {"module": None},
         {"registered_name": "Custom>Evil"},
         {"module": ["keras"]},

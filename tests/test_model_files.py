@@ -230,17 +230,6 @@ def test_training_mode_is_refused(tmp_path):
         load_model(str(file))
 
 
-class Two(nn.Module):
-    def forward(self, x, y):
-        return x + y
-
-
-def test_several_inputs_are_refused(tmp_path):
-    torch.export.save(torch.export.export(Two(), (images(), images())), tmp_path / "net.pt2")
-    with pytest.raises(SalienceError, match=r"network of one input; got one of 2 \(x, y\)"):
-        load_model(str(tmp_path / "net.pt2"))
-
-
 class Quiet(nn.Module):
     def forward(self, x):
         with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from file_nets import Attention, Residual, assert_same_maps, export_onnx, images, make
 from torch import nn
+from torch.nn import functional as F
 
 import salience
 from salience.models import image_layout, load_model
@@ -110,6 +111,25 @@ def test_writes_and_recurrent_layers(tmp_path, kind):
     assert_same_maps(net, loaded, x)
 
 
+class Folded(nn.Module):
+    """Puts windows of an image beside each other, and adds them up again."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.Conv1d(18, 18, 1), nn.Linear(2 * 64, 5)
+
+    def forward(self, x):
+        windows = F.unfold(x[:, :2], 3, padding=1, dilation=1, stride=2)
+        y = F.fold(torch.relu(self.mix(windows)), (8, 8), 3, padding=1, stride=2)
+        return self.head(torch.relu(y).flatten(1))
+
+
+@pytest.mark.parametrize("form", ["new", "old"])
+def test_windows_that_are_added_up(tmp_path, form):
+    net, x = make(Folded, torch.float64), images(dtype=torch.float64)
+    assert_same_maps(net, load_model(str(export_onnx(net, tmp_path / "net.onnx", form, x))), x)
+
+
 def branching(file, on_values):
     """relu(x) or 2 relu(x) summed over places: by the sizes of x, or by a value of it."""
     from onnx import TensorProto, helper, numpy_helper, save
@@ -161,16 +181,15 @@ def test_if_on_the_values_of_the_input_is_refused(tmp_path):
 # -- operators: the vectors that ONNX itself tests with -------------------------------------------
 
 MODULES = """
-abs add argmax averagepool batch_normalization cast ceil celu clip concat constant constantofshape
-conv convtranspose cumsum depthtospace div dropout einsum elu equal erf exp expand flatten floor
-gather gatherelements gathernd gelu gemm globalaveragepool globalmaxpool greater greater_or_equal
-gru groupnormalization hardsigmoid hardswish identity instance_normalization layernormalization
-leakyrelu less less_or_equal log logsoftmax lrn lstm matmul max maxpool mean min mish mul neg pad
-pow prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax reducemean reducemin
-reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round scatternd
-selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt squeeze
-sub sum tanh tile
-transpose trilu unsqueeze upsample where
+abs add argmax averagepool batch_normalization cast ceil celu clip col2im concat constant
+constantofshape conv convtranspose cumsum depthtospace div dropout einsum elu equal erf exp expand
+flatten floor gather gatherelements gathernd gelu gemm globalaveragepool globalmaxpool greater
+greater_or_equal gru groupnormalization hardsigmoid hardswish identity instance_normalization
+layernormalization leakyrelu less less_or_equal log logsoftmax lrn lstm matmul max maxpool mean min
+mish mul neg pad pow prelu rangeop reciprocal reduce_log_sum_exp reducel1 reducel2 reducemax
+reducemean reducemin reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization round
+scatternd selu shape sigmoid sign size slice softmax softplus softsign spacetodepth split sqrt
+squeeze sub sum tanh tile transpose trilu unsqueeze upsample where
 """.split()
 # Cases of training, of a second output that is left out, and of empty or absent values.
 LEFT_OUT = ("training", "_mask", "argmax_2d", "identity_opt", "identity_sequence", "empty_set")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from traps import (
     RULED,
+    SINGLE,
     Model,
     Parts,
     as_module,
@@ -199,3 +200,44 @@ def test_composite_layers_are_recorded_as_their_parts(make, no_relu):
         assert not tape.coverage(method).uncovered
         assert torch.isfinite(tape.explain(method, target=1, strict=True)).all()
     assert set(tape.coverage("guided_backprop").uncovered) == no_relu
+
+
+class Variable:
+    """A parameter of another library: torch's functions take it for the tensor that it holds."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [arg.value if isinstance(arg, cls) else arg for arg in args]
+        return func(*given, **(kwargs or {}))
+
+
+class Scaled(nn.Module):
+    def __init__(self, kind: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(108, 6), nn.Linear(6, 3)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.double().eval()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x.flatten(1)) * self.kind(self.scale)))
+
+
+def test_variables_of_other_libraries_are_the_parameters_that_they_hold():
+    own, other = Scaled(lambda scale: scale), Scaled(Variable)
+    other.load_state_dict(own.state_dict())
+    for method in SINGLE:
+        one, two = (
+            salience.record(net, images()).explain(method, target=1) for net in (own, other)
+        )
+        close(one, two)
+    stages = [
+        salience.randomization_test(net, images(), "gradient", 1, repeats=1)[
+            "stage"
+        ].values.tolist()
+        for net in (own, other)
+    ]
+    assert stages[0] == stages[1]

@@ -182,10 +182,15 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
     )
     if isinstance(x, Tensor):
         check_batch(network, x)
-        if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
-            network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
+    if channels_last and isinstance(network, FileModel):  # as figures have them
+        network, x = channels_first(network), inputs.each(_first, x)
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
     return network, trees.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
+
+
+def _first(x: Tensor) -> Tensor:
+    """(B, H, W, C) as (B, C, H, W)"""
+    return x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x
 
 
 def _as_type(dtype: torch.dtype, x: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ def checked(leaf: Tensor, samples: int) -> Tensor:
     if leaf.ndim == 0 or len(leaf) != samples:
         raise expected(
             f"embeddings ({samples}, ...) of {samples} samples", f"{tuple(leaf.shape)}",
-            "Embed the ids of each sample as they came; stack them afterwards.",
+            "Embed the ids of each sample as they came, and stack them afterwards; a file that was "
+            "saved for n samples takes batch_size=n.",
         )  # fmt: skip
     return leaf
 

@@ -181,6 +181,8 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if not all(issubclass(kind, Tensor) for kind in types):
+            return NotImplemented  # a variable of another library, which calls again with its value
         kwargs = kwargs or {}
         if func is torch.autograd.grad:
             raise expected(

@@ -118,20 +118,20 @@ def _network(archive: _Archive, max_bytes: int) -> nn.Module:
     graph, signature = module["graph"], module["signature"]
     calls_of(graph, [])  # refuse what would not run, before weights are read
     tensors = archive.tensors("weights") | archive.tensors("constants")
-    x_name, state = _inputs(signature["input_specs"])
+    x_names, state = _inputs(signature["input_specs"])
     outputs = _outputs(signature["output_specs"])
     missing = [name for name in state.values() if name not in tensors]
     if missing:
         raise ValueError(f"{missing[0]} has no values")
     own = {name: tensors[name] for name in dict.fromkeys(state.values())}
     keys = _keys(module["module_call_graph"], len(outputs))
-    network = Program(graph, x_name, state, own, outputs, keys)
-    shape = _shape(graph["tensor_values"][x_name])
-    return FileModel(network.eval(), shape, max_bytes=max_bytes)
+    network = Program(graph, x_names, state, own, outputs, keys)
+    shapes = {name: _shape(graph["tensor_values"][name]) for name in x_names}
+    return FileModel(network.eval(), shapes, max_bytes=max_bytes)
 
 
-def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:
-    """The graph's name of the one input; the graph's names of parameters and buffers."""
+def _inputs(specs: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
+    """The graph's names of the inputs; the graph's names of parameters and buffers."""
     x_names: list[str] = []
     state: dict[str, str] = {}
     for spec in specs:
@@ -145,12 +145,9 @@ def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:
             state[held["arg"]["name"]] = str(name)
         elif kind != "constant_input":
             raise unsupported(kind)
-    if len(x_names) != 1:
-        raise expected(
-            "a network of one input", f"one of {len(x_names)} ({', '.join(map(str, x_names))})",
-            "Export a module that takes the image alone and fills in the others.",
-        )  # fmt: skip
-    return x_names[0], state
+    if not x_names:
+        raise unsupported("no tensor among its inputs")
+    return x_names, state
 
 
 def _outputs(specs: list[dict[str, Any]]) -> list[str]:
@@ -173,5 +170,5 @@ def _keys(calls: list[dict[str, Any]], count: int) -> list[str] | None:
 
 
 def _shape(meta: Mapping[str, Any]) -> tuple[int | None, ...]:
-    """The input's shape; None where any size will do."""
+    """An input's shape; None where any size will do."""
     return tuple(size.get("as_int") for size in meta["sizes"])

@@ -62,7 +62,7 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     with no_larger_than(shapes.values(), str(file)):
         model = _quietly(transformers, architecture, state, folder)
     shape = (None, _channels(architecture, model), None, None)
-    return FileModel(model.eval(), shape, call=_logits(model))
+    return FileModel(model.eval(), {"pixel_values": shape}, call=_logits(model))
 
 
 def _import_transformers(folder: Path, architecture: Described) -> Any:

@@ -29,13 +29,19 @@ _MODULES = re.compile(
     r"keras|keras(\.src)?\.(layers|models|initializers|regularizers|constraints|activations|ops|"
     r"dtype_policies|optimizers|losses|metrics)(\.\w+)*"
 )
+_APPLICATIONS = {  # layers among its functions that build networks
+    ("keras.src.applications.convnext", "LayerScale"),
+    ("keras.src.applications.convnext", "StochasticDepth"),
+    ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
+}
 _RUN_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__")
 _WEIGHTS = "model.weights.h5"
 _LARGEST = 20  # times the file's size, unpacked
 _LARGEST_CONFIG = 2**25  # bytes
 _MOST_PARTS = 50_000  # dictionaries in a description; the largest of Keras's own have 14,000
-# bytes that Keras may make: some, and as often the weights, which are drawn, loaded and copied
-_FREE, _TIMES = 2**28, 6
+# bytes that Keras may make: some, and as often the weights, which are drawn (each truncated normal
+# number as one of four), loaded and copied
+_FREE, _TIMES = 2**28, 16
 
 
 class KerasNetwork(nn.Module):
@@ -46,6 +52,7 @@ class KerasNetwork(nn.Module):
         model.trainable = True  # also what was frozen while it was trained has been learned
         learned = {id(variable) for variable in model.trainable_variables}
         self._call: Callable[..., Any] = partial(model, training=False)  # no layer of this module
+        self._form = getattr(model, "_inputs_struct", model.inputs[0])  # how it takes its inputs
         self._places: dict[str, Any] = {}
         for number, variable in enumerate(model.variables):
             name = re.sub(r"[^\w.]", "_", variable.path.replace(".", "_").replace("/", "."))
@@ -59,11 +66,11 @@ class KerasNetwork(nn.Module):
             self._places[name] = variable
         self._tie()
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> Any:
         import keras
 
-        with keras.device(str(x.device)):
-            return self._call(x)
+        with keras.device(str(x[0].device)):
+            return self._call(keras.tree.pack_sequence_as(self._form, list(x)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KerasNetwork:
         super()._apply(fn, recurse)
@@ -122,16 +129,15 @@ def _import_keras(file: Path) -> Any:
 
 
 def _network(keras: Any, model: Any, max_bytes: int) -> nn.Module:
-    inputs = model.inputs or []
-    if len(inputs) != 1:
-        raise expected("a network of one input", f"one of {len(inputs)}",
-                       "Make a Keras model that takes the image alone.")  # fmt: skip
+    if not model.inputs:
+        raise expected("a network of an input", "one without inputs",
+                       "Build the model before it is saved: model.build(input_shape).")  # fmt: skip
     use_torch_operations(keras, model)
     layers = model._flatten_layers()
     form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
     return FileModel(
-        KerasNetwork(model).eval(), inputs[0].shape, channels_last=form != "channels_first",
-        max_bytes=max_bytes,
+        KerasNetwork(model).eval(), {item.name: item.shape for item in model.inputs},
+        channels_last=form != "channels_first", max_bytes=max_bytes,
     )  # fmt: skip
 
 
@@ -181,7 +187,9 @@ def _check_class(node: dict[str, Any]) -> None:
             "Code in files is not run: write it as a layer, and give 'file.py:factory' as MODEL.",
         )  # fmt: skip
     plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
-    own = isinstance(module, str) and _MODULES.fullmatch(module)
+    own = isinstance(module, str) and (
+        _MODULES.fullmatch(module) or (module, str(kind)) in _APPLICATIONS
+    )
     custom = isinstance(registered, str) and registered not in (kind, "")
     if custom or not (own or (module is None and plain)):
         raise expected(

@@ -45,18 +45,21 @@ def _network(model: Any, read: Read, max_bytes: int) -> nn.Module:
     _refuse_unknown(graph, opset)
     values = {item.name: read(item) for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in values]
-    if len(inputs) != 1:
-        names = ", ".join(item.name for item in inputs)
-        raise expected("a network of one input", f"one of {len(inputs)} ({names})",
-                       "Export a module that takes the image alone.")  # fmt: skip
-    refuse_conditions_on_values(graph, {inputs[0].name})
-    network = OnnxGraph(graph, inputs[0].name, opset, values, read)
-    held = inputs[0].type.tensor_type
-    shape = None
-    if held.HasField("shape"):
-        sizes = [d.dim_value if d.HasField("dim_value") else None for d in held.shape.dim]
-        shape = [size if size and size > 0 else None for size in sizes]
-    return FileModel(network.eval(), shape, max_bytes=max_bytes)
+    if not inputs:
+        raise expected("a network of an input", "one without inputs",
+                       "Export the network with the image as its input.")  # fmt: skip
+    shapes = {item.name: _shape(item.type.tensor_type) for item in inputs}
+    refuse_conditions_on_values(graph, set(shapes))
+    network = OnnxGraph(graph, list(shapes), opset, values, read)
+    return FileModel(network.eval(), shapes, max_bytes=max_bytes)
+
+
+def _shape(held: Any) -> list[int | None] | None:
+    """An input's shape; None where any size will do, or None for unknown."""
+    if not held.HasField("shape"):
+        return None
+    sizes = [d.dim_value if d.HasField("dim_value") else None for d in held.shape.dim]
+    return [size if size and size > 0 else None for size in sizes]
 
 
 def _refuse_unknown(graph: Any, opset: int) -> None:

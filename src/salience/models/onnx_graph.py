@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,10 +34,11 @@ class OnnxGraph(nn.Module):
     """Runs the calls of an ONNX graph; weights are parameters under their names in the file."""
 
     def __init__(
-        self, graph: Any, x_name: str, opset: int, values: Mapping[str, Tensor], read: Read
-    ) -> None:
+        self, graph: Any, x_names: Sequence[str], opset: int, values: Mapping[str, Tensor],
+        read: Read,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self._x_name, self._opset = x_name, opset
+        self._x_names, self._opset = list(x_names), opset
         self._outputs = [output.name for output in graph.output]
         self._nodes = _nodes(graph, set(self._outputs), read)
         self._places = {}  # name in the file -> name here
@@ -46,15 +47,16 @@ class OnnxGraph(nn.Module):
             tensor = nn.Parameter(value) if name in weights else value
             self._places[name] = _add(self, name, number, tensor)
 
-    def forward(self, x: Tensor) -> Any:
-        values: dict[str, Any] = {"": None, self._x_name: x}
+    def forward(self, *x: Tensor) -> Any:
+        device = x[0].device
+        values: dict[str, Any] = {"": None, **dict(zip(self._x_names, x, strict=True))}
         for name, place in self._places.items():
             path, _, last = place.rpartition(".")
             values[name] = getattr(self.get_submodule(path), last)
         for node in self._nodes:
             given = [values[name] for name in node.inputs]
             attributes = {
-                key: value.to(x.device) if isinstance(value, Tensor) else value
+                key: value.to(device) if isinstance(value, Tensor) else value
                 for key, value in node.attributes.items()
             }
             try:

@@ -127,6 +127,17 @@ def _pad(given: Operands, a: Attributes, opset: int) -> Tensor:
     return F.pad(x, sides, kind, value) if kind == "constant" else F.pad(x, sides, kind)
 
 
+def _column_to_image(given: Operands, a: Attributes, opset: int) -> Tensor:
+    size, kernel = (part.tolist() for part in given[1:])
+    if len(size) != 2:
+        raise NotImplementedError(f"Col2Im to an image of {len(size)} dimensions")
+    strides, dilations = (a.get(key) or [1, 1] for key in ("strides", "dilations"))
+    begin, end = (list(a.get("pads") or [0] * 4)[half : half + 2] for half in (0, 2))
+    whole = tuple(sum(sides) for sides in zip(size, begin, end, strict=True))
+    y = F.fold(given[0], whole, tuple(kernel), tuple(dilations), 0, tuple(strides))
+    return y[..., begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
+
+
 def _resize(given: Operands, a: Attributes, opset: int) -> Tensor:
     x = given[0]
     mode = a.get("mode", "nearest")
@@ -172,4 +183,5 @@ WINDOWS = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "MaxPool": _max_pool,
     "AveragePool": _average_pool, "GlobalAveragePool": _global_average,
     "GlobalMaxPool": _global_max, "Pad": _pad, "Resize": _resize, "Upsample": _resize,
+    "Col2Im": _column_to_image,
 }  # fmt: skip

@@ -10,7 +10,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,31 +57,32 @@ class Program(nn.Module):
     """Runs the calls of a graph; parameters and buffers have their names in the model saved.
 
     graph    "nodes" and "outputs" of the file
-    x_name   the graph's name of the input
+    x_names  the graph's names of the inputs
     state    the graph's name -> name in the model
     tensors  name in the model -> parameter or buffer
     outputs  the graph's names of what is returned; with keys, in a dict of these names
     """
 
     def __init__(
-        self, graph: Mapping[str, Any], x_name: str, state: Mapping[str, str],
+        self, graph: Mapping[str, Any], x_names: Sequence[str], state: Mapping[str, str],
         tensors: Mapping[str, Tensor], outputs: list[str], keys: list[str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._x_name, self._state = x_name, dict(state)
+        self._x_names, self._state = list(x_names), dict(state)
         self._outputs, self._keys = outputs, keys
         self._calls = calls_of(graph, outputs)
         for name, tensor in tensors.items():
             register(self, name, tensor)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> Any:
+        device = x[0].device
         values: dict[str, Any] = {
             name: operator.attrgetter(path)(self) for name, path in self._state.items()
         }
-        values[self._x_name] = x
+        values |= zip(self._x_names, x, strict=True)
         for call in self._calls:
-            args = [read(given, values, x.device) for given in call.positional]
-            kwargs = {name: read(given, values, x.device) for name, given in call.keywords.items()}
+            args = [read(given, values, device) for given in call.positional]
+            kwargs = {name: read(given, values, device) for name, given in call.keywords.items()}
             _assign(call.outputs, call.function(*args, **kwargs), values)
             for name in call.done:
                 values.pop(name, None)
