@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import salience
 from salience import SalienceError
-from salience.cli import app
+from salience._cli.app import app
 from salience.models import image_layout, load_model
 
 pytest.importorskip("onnx")

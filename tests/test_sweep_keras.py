@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import salience
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.models import load_model
 
 pytest.importorskip("h5py")

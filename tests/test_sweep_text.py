@@ -16,7 +16,7 @@ from test_sweep_files import FORMS, METHODS, TOLERANCE, export, off
 from torch import Tensor, nn
 
 import salience
-from salience.errors import SalienceError
+from salience._errors import SalienceError
 from salience.models import load_model
 from salience.models.optional import import_torchvision, need
 

@@ -183,7 +183,7 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
     if isinstance(x, Tensor):
         check_batch(network, x)
     if channels_last and isinstance(network, FileModel):  # as figures have them
-        network, x = channels_first(network), inputs.each(_first, x)
+        network, x = channels_first(network), trees.each(_first, x)
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
     return network, trees.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
 
