@@ -21,7 +21,7 @@ from salience._cli.app import app
 from salience._cli.inputs import load_inputs
 from salience._files.untrusted import parse_bytes
 from salience.models import load_model
-from salience.models.bounded import Bounded
+from salience.models._bounded import Bounded
 
 GB = 10**9
 

@@ -164,7 +164,7 @@ def test_the_layers_of_convnext(tmp_path):
 
 
 def test_large_weights_of_any_initializer(tmp_path, monkeypatch):
-    monkeypatch.setattr("salience.models.keras._FREE", 2**22)  # weights decide
+    monkeypatch.setattr("salience.models._keras.read._FREE", 2**22)  # weights decide
     draw = keras.initializers.VarianceScaling(distribution="truncated_normal")
     model = keras.Sequential([keras.Input((1000,)), L.Dense(1000, kernel_initializer=draw)])
     model.save(tmp_path / "net.keras")

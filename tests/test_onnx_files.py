@@ -197,9 +197,9 @@ LEFT_OUT = ("training", "_mask", "argmax_2d", "identity_opt", "identity_sequence
 
 def outputs_of(case):
     """The outputs of a case by our operators, and as ONNX has them; None: not for tensors."""
-    from salience.models.onnx_graph import DOMAINS, _nodes
-    from salience.models.onnx_operators import OPERATORS
-    from salience.models.onnx_tensors import reader
+    from salience.models._onnx.graph import DOMAINS, _nodes
+    from salience.models._onnx.operators import OPERATORS
+    from salience.models._onnx.tensors import reader
 
     graph = case.model.graph
     known = {node.op_type for node in graph.node} <= OPERATORS.keys() | {"Constant"}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import salience
 from salience._errors import SalienceError
 from salience.models import load_model
-from salience.models.optional import import_torchvision, need
+from salience.models._optional import import_torchvision, need
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from zoo import networks as zoo

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import salience
 from salience._errors import SalienceError
 from salience.models import load_model
-from salience.models.optional import import_torchvision, need
+from salience.models._optional import import_torchvision, need
 
 _SIZES: dict[str, dict[str, Any]] = {
     "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "pad_token_id": 0},

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from salience import SalienceError
 from salience._cli.app import app
 from salience.models import load_model
-from salience.models.budget import no_larger_than
-from salience.models.optional import import_torchvision, need
+from salience.models._budget import no_larger_than
+from salience.models._optional import import_torchvision, need
 
 PICTURE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -115,7 +115,7 @@ def test_a_folder_of_each_family_loads(transformers, tmp_path, name):
 
 
 def test_every_family_of_the_table_is_built_here():
-    fields = importlib.import_module("salience.models.huggingface_fields")
+    fields = importlib.import_module("salience.models._huggingface_fields")
     built = {name.partition("/")[0] for name in folder_nets.NETWORKS}
     assert built == fields._FAMILIES.keys() - {"dinat"}  # needs natten
 

@@ -9,7 +9,7 @@ from test_untrusted_files import MODEL, described, write
 
 from salience import SalienceError
 from salience.models import load_model
-from salience.models.admitted import picked
+from salience.models._exported.admitted import picked
 
 REFUSED = """
 _reshape_alias.default as_strided_copy.default set_.source_Tensor resize_.default

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 import salience
 from salience import SalienceError, SalienceWarning
 from salience.models import image_layout, load_model
-from salience.models.optional import import_torchvision
+from salience.models._optional import import_torchvision
 
 
 def same_maps(net, loaded, x, methods=METHODS):

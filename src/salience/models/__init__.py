@@ -17,15 +17,15 @@ from torch import nn
 
 from salience._errors import expected
 from salience._files.untrusted import MAX_BYTES, check_size, regular
-from salience.models.described import (
+from salience.models._described import (
     FileModel,
     channels_first,
     check_batch,
     first_convolution,
     image_layout,
 )
-from salience.models.factory import SCHEMES, from_factory
-from salience.models.weights import load_weights, read_torch, refuse_torch_model
+from salience.models._factory import SCHEMES, from_factory
+from salience.models._weights import load_weights, read_torch, refuse_torch_model
 
 __all__ = [
     "FileModel", "channels_first", "check_batch", "first_convolution", "image_layout",
@@ -89,7 +89,7 @@ def _from_spec(spec: str, has_weights: bool, max_bytes: int) -> nn.Module:
     file = Path(spec)
     suffix = file.suffix.lower()
     if file.is_dir():
-        from salience.models.huggingface import load_folder
+        from salience.models._huggingface import load_folder
 
         return load_folder(file, max_bytes)
     if suffix in _READ or suffix in _FOREIGN or file.is_file():
@@ -98,7 +98,7 @@ def _from_spec(spec: str, has_weights: bool, max_bytes: int) -> nn.Module:
         return _from_file(file, suffix, max_bytes)
     scheme, _, architecture = spec.partition(":")
     if scheme in SCHEMES and architecture:
-        from salience.models.zoo import build
+        from salience.models._architectures import build
 
         return build(scheme, architecture, has_weights)
     where, colon, name = spec.rpartition(":")
@@ -113,15 +113,15 @@ def _from_file(file: Path, suffix: str, max_bytes: int) -> nn.Module:
         size = regular(file, "a model file")
         check_size(size if suffix in _READ else 0, f"{file}", max_bytes)
     if suffix == ".pt2":
-        from salience.models.exported import load_exported
+        from salience.models._exported.read import load_exported
 
         return load_exported(file, max_bytes)
     if suffix == ".onnx":
-        from salience.models.onnx import load_onnx
+        from salience.models._onnx.read import load_onnx
 
         return load_onnx(file, max_bytes)
     if suffix == ".keras":
-        from salience.models.keras import load_keras
+        from salience.models._keras.read import load_keras
 
         return load_keras(file, max_bytes)
     if suffix in (".pt", ".pth", ".bin", ".ckpt"):

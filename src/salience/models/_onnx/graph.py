@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
-from salience.models.onnx_branches import branch_runner, captured
-from salience.models.onnx_operators import OPERATORS, Operator
-from salience.models.onnx_tensors import Read
-from salience.models.program import register
+from salience.models._exported.program import register
+from salience.models._onnx.branches import branch_runner, captured
+from salience.models._onnx.operators import OPERATORS, Operator
+from salience.models._onnx.tensors import Read
 
 DOMAINS = ("", "ai.onnx")
 _NO_WEIGHTS = ("Resize", "Upsample", "Pad", "Clip", "Cast")  # their operands are settings

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from salience.models.onnx_recurrent import RECURRENT
-from salience.models.onnx_shapes import SHAPES, ints
-from salience.models.onnx_windows import WINDOWS
+from salience.models._onnx.recurrent import RECURRENT
+from salience.models._onnx.shapes import SHAPES, ints
+from salience.models._onnx.windows import WINDOWS
 
 Operands = Sequence[Any]
 Attributes = Mapping[str, Any]

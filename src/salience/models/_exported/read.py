@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES, unpacked
-from salience.models.described import FileModel
-from salience.models.program import DTYPES, Program, calls_of, unsupported
+from salience.models._described import FileModel
+from salience.models._exported.program import DTYPES, Program, calls_of, unsupported
 
 _SCHEMA = 8  # torch 2.8 and later
 _MOST = 2**25  # bytes of a description

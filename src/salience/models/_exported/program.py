@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
-from salience.models.admitted import SAFE_FORMS, check_arguments, operator_of
+from salience.models._exported.admitted import SAFE_FORMS, check_arguments, operator_of
 
 DTYPES = dict(
     enumerate(

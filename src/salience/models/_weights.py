@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, cut, expected, reason
 from salience._files.untrusted import MAX_BYTES, check_size, regular, unpacked
-from salience.models.bounded import Bounded
+from salience.models._bounded import Bounded
 
 
 def load_weights(model: nn.Module, file: str | Path, *, max_bytes: int = MAX_BYTES) -> None:

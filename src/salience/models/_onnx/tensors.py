@@ -13,7 +13,7 @@ from torch import Tensor
 
 from salience._errors import expected
 from salience._files.untrusted import check_size, regular
-from salience.models.onnx_branches import graphs_of
+from salience.models._onnx.branches import graphs_of
 
 Read = Callable[[Any], Tensor]
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES, check_size, unpacked
-from salience.models.bounded import Bounded
-from salience.models.described import FileModel
-from salience.models.keras_layers import use_torch_operations
-from salience.models.keras_weights import stored_bytes
-from salience.models.optional import need
-from salience.models.program import register
+from salience.models._bounded import Bounded
+from salience.models._described import FileModel
+from salience.models._exported.program import register
+from salience.models._keras.layers import use_torch_operations
+from salience.models._keras.weights import stored_bytes
+from salience.models._optional import need
 
 _INSTALL = "pip install 'salience[keras]'"
 _MODULES = re.compile(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from salience._errors import expected
 from salience._inputs.validation import first_convolution, looks_like_one_sample
-from salience.models.bounded import Bounded
+from salience.models._bounded import Bounded
 
 
 class FileModel(nn.Module):

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
 from salience._files.untrusted import MAX_BYTES, check_size, regular
-from salience.models.budget import no_larger_than
-from salience.models.described import FileModel
-from salience.models.huggingface_fields import Described, described
-from salience.models.optional import import_torchvision, need
-from salience.models.weights import read_safetensors, shapes_of
+from salience.models._budget import no_larger_than
+from salience.models._described import FileModel
+from salience.models._huggingface_fields import Described, described
+from salience.models._optional import import_torchvision, need
+from salience.models._weights import read_safetensors, shapes_of
 
 _INSTALL = "pip install 'salience[huggingface]'"
 _TIMM = "pip install 'salience[timm]'"

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from salience._errors import SalienceWarning, expected
-from salience.models.factory import guarded
-from salience.models.optional import import_torchvision, need
+from salience.models._factory import guarded
+from salience.models._optional import import_torchvision, need
 
 _TORCHVISION = "pip install torchvision"
 _TIMM = "pip install 'salience[timm]'"

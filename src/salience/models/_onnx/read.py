@@ -10,12 +10,12 @@ from torch import nn
 
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES
-from salience.models.described import FileModel
-from salience.models.onnx_branches import graphs_of, refuse_conditions_on_values
-from salience.models.onnx_graph import DOMAINS, OnnxGraph
-from salience.models.onnx_operators import OPERATORS
-from salience.models.onnx_tensors import Read, check_tensors, reader, without_external
-from salience.models.optional import need
+from salience.models._described import FileModel
+from salience.models._onnx.branches import graphs_of, refuse_conditions_on_values
+from salience.models._onnx.graph import DOMAINS, OnnxGraph
+from salience.models._onnx.operators import OPERATORS
+from salience.models._onnx.tensors import Read, check_tensors, reader, without_external
+from salience.models._optional import need
 
 _INSTALL = "pip install 'salience[onnx]'"
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from salience.models.onnx_windows import WINDOWS
+from salience.models._onnx.windows import WINDOWS
 
 
 def use_torch_operations(keras: Any, model: Any) -> None:

@@ -1,0 +1,1 @@
+"""Files of Keras 3, read without running anything in them."""

@@ -1,0 +1,1 @@
+"""Files of ONNX, read without running anything in them."""
