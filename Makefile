@@ -29,7 +29,7 @@ test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 fuzz: install
-	SALIENCE_FUZZ=5000 $(BIN)/python -m pytest -q -m slow tests/test_fuzz_*.py
+	SALIENCE_FUZZ=5000 $(BIN)/python -m pytest -q -m slow tests/*/test_fuzz_*.py
 
 lint: install
 	$(BIN)/ruff check .

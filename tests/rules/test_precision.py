@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from counting import Convolutions
 from nets import fill
-from test_costs import Convolutions
 from torch import Tensor, nn
 
 import salience

@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from file_nets import export
-from test_spellings import ACTIVATIONS, METHODS
+from spelled import ACTIVATIONS
 from torch import Tensor, nn
 
 import salience
 from salience.models import load_model
 
+METHODS = [name for name, method in salience.methods.items() if method.run is None]
 WIDTH, TOKENS = 6, 4
 
 

@@ -11,7 +11,7 @@ from oracles import ORACLES
 from torch import Tensor, nn
 
 import salience
-from salience.rules._rules import _several_passes
+from salience.rules import _several_passes
 
 NETS = small_nets()
 RELEVANCE = [name for name, method in salience.methods.items() if method.relevance]

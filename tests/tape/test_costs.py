@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from counting import Convolutions, Counts
 from nets import Add, GraphNet, chain, fill, graph, new
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
 
 aten = torch.ops.aten
-Counts = list[tuple[int, int]]  # per convolution in the net's order: forward, backward
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]
 ALPHA1_BETA0 = {"alpha": 1.0, "beta": 0.0}
@@ -43,43 +42,6 @@ BUDGET: dict[str, tuple[str, dict[str, Any], tuple[int, int], tuple[int, int], t
     # z^B: W+ (a - low) and W- (a - high), and their transposes
     "deep_taylor_bounded": ("deep_taylor", {"low": -9.0, "high": 9.0}, (2, 1), (3, 2), (3, 2)),
 }
-
-
-class Convolutions(TorchDispatchMode):
-    """Count convolutions by the shape of their weight, and what the backward ones compute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forward: Counter[torch.Size] = Counter()
-        self.backward: Counter[torch.Size] = Counter()
-        self.masks: set[tuple[bool, ...]] = set()
-        self.clamped: Counter[torch.Size] = Counter()
-        self.products = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is aten.convolution.default:
-            self.forward[args[1].shape] += 1
-        elif func is aten.convolution_backward.default:
-            self.backward[args[2].shape] += 1
-            self.masks.add(tuple(args[-1]))
-        elif func in (aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default):
-            self.clamped[args[0].shape] += 1
-        elif func in (aten.mm.default, aten.addmm.default):
-            self.products += 1
-        return func(*args, **(kwargs or {}))
-
-    def of(self, net: nn.Module) -> Counts:
-        shapes = [m.weight.shape for m in net.modules() if isinstance(m, nn.Conv2d)]
-        assert len(set(shapes)) == len(shapes), "layers are told apart by their shapes"
-        wide = [torch.Size([s[0], 2 * s[1], *s[2:]]) for s in shapes]  # W+ beside W-
-        assert not set(wide) & set(shapes)
-        assert set(self.forward) | set(self.backward) <= {*shapes, *wide}
-        return [
-            (self.forward[shape] + self.forward[twice], self.backward[shape] + self.backward[twice])
-            for shape, twice in zip(shapes, wide, strict=True)
-        ]
 
 
 class Counting(nn.Module):

@@ -20,7 +20,7 @@ import xarray
 
 import salience
 
-FOLDER = Path(__file__).parents[1] / "examples" / "weak_lensing"
+FOLDER = Path(__file__).parents[2] / "examples" / "weak_lensing"
 SEED, OTHER_SEED = 23, 24
 pytest.importorskip("pyccl", reason="pyccl is not installed: pip install pyccl==3.3.6")
 

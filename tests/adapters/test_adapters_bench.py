@@ -18,7 +18,7 @@ from torch import nn
 import salience
 from salience import adapters
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 PEERS = ("captum", "quantus", "zennit", "torchvision")
 pytestmark = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import salience
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 cases: Any = pytest.importorskip("cases")
 networks: Any = pytest.importorskip("networks")
 

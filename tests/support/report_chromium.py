@@ -29,7 +29,7 @@ needs_browser = pytest.mark.skipif(
     reason="needs a browser: apt-get install chromium chromium-driver",
 )
 HOSTILE = '</script><img src=x onerror="document.body.dataset.hit=1">$$x$$'
-LENSING = Path(__file__).parents[1] / "examples" / "weak_lensing"
+LENSING = Path(__file__).parents[2] / "examples" / "weak_lensing"
 # The ends of the ranges that all maps share: x, then y.
 RANGES = """
 const found = Bokeh.documents[Bokeh.documents.length - 1];

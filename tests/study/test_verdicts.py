@@ -17,7 +17,7 @@ from salience._study.sentences import of_method
 from salience._study.verdicts import interval, judge
 from salience.report._words import answer
 
-LENSING = Path(__file__).parent.parent / "examples" / "weak_lensing"
+LENSING = Path(__file__).parents[2] / "examples" / "weak_lensing"
 DATASET_SCORES = ["spearman_abs", "pearson"]
 METHODS = ["gradient", "input_x_gradient", "lrp_epsilon", "guided_backprop", "deconvnet",
            "excitation_backprop"]  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 
 import salience
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import networks as shared
 from zoo import laws, networks, table
 

@@ -1,7 +1,7 @@
 """Networks of Hugging Face for text and sound have the maps of their files, from ids and masks.
 
-Minutes: pytest -m slow -rs tests/test_sweep_text.py, which counts what an exporter or the reader
-refuses.
+Minutes: pytest -m slow -rs tests/models/test_sweep_text.py, which counts what an exporter or the
+reader refuses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The architectures of keras.applications have the maps of their files.
 
-Minutes: pytest -m slow -rs tests/test_sweep_keras.py, which counts what the reader refuses.
+Minutes: pytest -m slow -rs tests/models/test_sweep_keras.py, which counts what the reader refuses.
 """
 
 from __future__ import annotations

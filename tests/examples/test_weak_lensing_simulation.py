@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "examples" / "weak_lensing"
+FOLDER = Path(__file__).parents[2] / "examples" / "weak_lensing"
 OMEGA_M, SIGMA_8 = 0.3, 0.8
 
 

@@ -1,7 +1,7 @@
 """Networks of Hugging Face, torchvision and timm have the maps of their files.
 
-Hours of exports: pytest -m slow -rs tests/test_sweep_files.py, which counts what an exporter or the
-reader refuses.
+An hour of exports: pytest -m slow -rs tests/models/test_sweep_files.py, which counts what an
+exporter or the reader refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from salience._errors import SalienceError
 from salience.models import load_model
 from salience.models._optional import import_torchvision, need
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from zoo import networks as zoo
 
 METHODS = ("gradient", "guided_backprop", "lrp_epsilon", "lrp_alpha_beta", "lrp_gamma")
