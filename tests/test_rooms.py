@@ -1,6 +1,9 @@
 """The layout: imports point one way from room to room, and what is public is written down."""
 
 import ast
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +82,83 @@ def test_files_of_public_rooms_are_private():
     for room in PUBLIC:
         names = {p.name for p in (ROOT / room).iterdir() if p.suffix == ".py"}
         assert all(name.startswith("_") for name in names), room
+
+
+EXPORTED = """
+    Coverage Method SalienceError SalienceWarning Similarity Tape Verdict Verdicts __version__
+    adapters attribution_by_value explain methods models plot randomization_test record report
+    rules similarities verdicts
+""".split()
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_is_public_is_written_down():
+    assert sorted(EXPORTED) == sorted(salience.__all__) == sorted(dir(salience))
+    assert all(hasattr(salience, name) for name in EXPORTED)
+
+
+@pytest.mark.parametrize("room", sorted(PUBLIC))
+def test_a_public_room_is_there_after_the_import_and_not_loaded_before(room: str):
+    printed = run(
+        f"import sys, salience\nbefore = 'salience.{room}' in sys.modules\n"
+        f"print(before, salience.{room}.__name__)"
+    )
+    loaded = str(room == "rules")  # which the table of methods is a part of
+    assert printed.split() == [loaded, f"salience.{room}"]
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'plots'"):
+        salience.plots  # noqa: B018
+
+
+def test_the_version_is_the_installed_one():
+    from importlib.metadata import version
+
+    assert salience.__version__ == version("salience")
+
+
+def test_no_module_is_hidden_by_what_it_exports():
+    """import salience.methods as m must not give a dict."""
+    for room in (p.parent for p in ROOT.rglob("__init__.py")):
+        tree = ast.parse((room / "__init__.py").read_text())
+        bound = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
+                 for a in n.names}  # fmt: skip
+        modules = {p.stem for p in room.iterdir() if p.is_dir() or p.suffix == ".py"}
+        assert bound & modules - PUBLIC == set(), room
+
+
+USER = """
+import torch
+from torch import Tensor
+import salience
+
+net = torch.nn.Linear(3, 2).eval()
+tape = salience.record(net, torch.ones(1, 3))
+reveal_type(tape)
+reveal_type(tape.output)
+reveal_type(tape.coverage("gradient"))
+reveal_type(salience.methods["gradient"])
+reveal_type(salience.randomization_test(net, torch.ones(1, 3)))
+reveal_type(salience.plot.maps)
+salience.nothing
+"""
+
+
+def test_a_user_s_type_checker_sees_types(tmp_path: Path):
+    file = tmp_path / "user.py"
+    file.write_text(USER)
+    config = {"extraPaths": [str(ROOT.parent)], "pythonVersion": "3.11"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
+    seen = [line.split(' is "')[1].rstrip('"') for line in printed.splitlines() if ' is "' in line]
+    assert seen[:4] == ["Tape", "Tensor", "Coverage", "Method"]
+    assert seen[4] == "Dataset"
+    assert seen[5].endswith("-> Figure")
+    assert '"nothing" is not a known attribute' in printed

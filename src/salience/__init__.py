@@ -5,7 +5,10 @@ from salience._interrupts import end_quietly
 end_quietly()  # before torch, which takes seconds to load
 
 # ruff: noqa: E402
-from salience import adapters
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 from salience._errors import SalienceError, SalienceWarning
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
@@ -16,6 +19,9 @@ from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
 from salience.rules._table import Method, methods
 
+if TYPE_CHECKING:
+    from salience import adapters, models, plot, report, rules
+
 __all__ = [
     "Coverage",
     "Method",
@@ -25,12 +31,31 @@ __all__ = [
     "Tape",
     "Verdict",
     "Verdicts",
+    "__version__",
     "adapters",
     "attribution_by_value",
     "explain",
     "methods",
+    "models",
+    "plot",
     "randomization_test",
     "record",
+    "report",
+    "rules",
     "similarities",
     "verdicts",
 ]
+
+__version__ = version("salience")
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name):
+        """Rooms that load more than most need: when they are asked for."""
+        if name in ("adapters", "models", "plot", "report", "rules"):
+            return import_module(f"salience.{name}")
+        raise AttributeError(f"module 'salience' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
