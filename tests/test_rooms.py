@@ -162,3 +162,13 @@ def test_a_user_s_type_checker_sees_types(tmp_path: Path):
     assert seen[4] == "Dataset"
     assert seen[5].endswith("-> Figure")
     assert '"nothing" is not a known attribute' in printed
+
+
+def test_the_map_for_contributors_is_the_rooms_own_first_sentences():
+    text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
+    for room in FLOOR:
+        path = ROOT / room
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        doc = ast.get_docstring(ast.parse(file.read_text()))
+        shown = f"{room}/" if path.is_dir() else f"{room}.py"
+        assert doc and f"| `{shown}` | {doc.splitlines()[0]} |" in text

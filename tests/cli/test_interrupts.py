@@ -136,7 +136,7 @@ def test_a_command_that_is_called_by_a_program(folder: Path) -> None:
 
 
 def test_other_programs_keep_their_own_ways() -> None:
-    code = "import signal, salience.cli; " \
+    code = "import signal, salience._cli.app; " \
            "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -210,7 +210,7 @@ def test_damaged_descriptions(tmp_path, good):
 
 def test_nothing_is_imported_before_it_is_needed():
     lines = (
-        "import sys, salience, salience.cli, salience.models, salience.data\n"
+        "import sys, salience, salience._cli.app, salience.models, salience._cli.inputs\n"
         "names = 'onnx keras timm torchvision transformers h5py google.protobuf'.split()\n"
         "assert not [n for n in names if n in sys.modules], sorted(sys.modules)\n"
     )

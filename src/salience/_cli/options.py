@@ -175,7 +175,7 @@ def _literal(text: str) -> Any:
 
 
 def parse_target(text: str) -> Any:
-    """A target of `salience.targets` from its spelling on the command line.
+    """A target from its spelling on the command line.
 
     >>> parse_target("3-5"), parse_target("1,7,2"), parse_target("(0,5,7)"), parse_target("3")
     ((3, 5), [1, 7, 2], (0, 5, 7), 3)

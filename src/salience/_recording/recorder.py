@@ -3,11 +3,11 @@
 A `TorchFunctionMode` sees every torch function wherever it is called from: modules, functional
 code, methods, reused modules, keyword calls. Three things happen to a call:
 
-* a function written in Python is run with its own calls seen (so the tables of `ops` name only
+* a function written in Python is run with its own calls seen (so the tables of `kinds` name only
   functions written in C++);
 * a call that writes in place becomes a pure function whose result replaces the value that the
   user's tensor stands for (`_replaced`), so that no value which a rule needs is overwritten;
-* a call of a kind that rules treat becomes a site (`sites`), all others plain autograd.
+* a call of a kind that rules treat becomes a site, all others plain autograd.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def explain(
                 labels) the first part is used, a dict whole; batches go to the model's device, and
                 float64 becomes float32 where the model's weights are, with a warning
     methods     names in `salience.methods`; by default all that apply (with a warning about others)
-    target      which scalar of the output: see `salience.targets`; lists count over all samples
+    target      which scalar of the output: see the README; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
                 batches); halved when memory runs out, with the same result
     seed        of the random draws of SmoothGrad

@@ -59,7 +59,7 @@ class Tape:
         """The map of every sample by one method, from this recorded pass.
 
         method      a name in `salience.methods`, or a `Method`
-        target      which scalar of the output: see `salience.targets`
+        target      which scalar of the output: see the README
         start       what flows in at the target instead of the method's own (1, or the target's
                     value for LRP and deep Taylor): a number, or one per sample (B,)
         seed        of the random draws of SmoothGrad

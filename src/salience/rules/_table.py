@@ -29,7 +29,7 @@ _SMOOTH = frozenset({"product", "division", "reciprocal", "softmax", "normalizat
 class Method:
     """A saliency method: what backward means for each kind of operation, and how a map is read off.
 
-    rules       kind of operation (see `salience.ops`) -> rule; no rule means plain autograd
+    rules       kind of operation (see `_operations.kinds`) -> rule; no rule means plain autograd
     plain       kinds where plain autograd is what the method means; None: everywhere
     input_rule  a rule for the input layer that hands back relevance instead of a multiplier
     readout     "m": the multiplier at the input; "x * m": the relevance of the input
