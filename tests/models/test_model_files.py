@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from file_nets import Attention, Residual, assert_same_maps, export, images, make
+from file_nets import Attention, Residual, assert_same_maps, export, images, make, standardized
 from safetensors.torch import save_file
 from torch import nn
 
@@ -198,20 +198,6 @@ def test_statistics_of_the_batch_and_updates_of_statistics_are_refused(tmp_path,
     file = export(net, tmp_path / "net.pt2", form, images())
     with pytest.raises(SalienceError, match=r"exported in eval mode; got .* in training mode"):
         load_model(str(file))
-
-
-class Standardized(nn.Conv2d):
-    """A convolution whose weights are standardised by batch_norm, as in NFNet and BiT."""
-
-    def forward(self, x):
-        rows = self.weight.reshape(1, len(self.weight), -1)
-        rows = nn.functional.batch_norm(rows, None, None, training=True, momentum=0.0)
-        return nn.functional.conv2d(x, rows.reshape_as(self.weight), self.bias)
-
-
-def standardized() -> nn.Module:
-    layers = Standardized(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, 5)).double().eval()
 
 
 @pytest.mark.parametrize("form", ["dynamic", "decomposed"])

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from file_nets import Attention, Residual, assert_same_maps, export_onnx, images, make
+from file_nets import Attention, Residual, assert_same_maps, export_onnx, images, make, standardized
 from torch import nn
 from torch.nn import functional as F
 
 import salience
+from salience import SalienceError
 from salience.models import image_layout, load_model
 
 pytest.importorskip("onnx")
@@ -29,6 +30,27 @@ def test_onnx(tmp_path, kind, form):
     loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", form, x)))
     assert_same_maps(net, loaded, x)
     assert image_layout(loaded) == (3, False)
+
+
+@pytest.mark.parametrize("form", ["new", "old"])
+def test_standardised_weights_are_not_in_training_mode(tmp_path, form):
+    net, x = standardized(), images(dtype=torch.float64)
+    loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", form, x)))
+    assert_same_maps(net, loaded, x)
+
+
+def test_statistics_of_the_batch_are_refused(tmp_path):
+    onnx = importlib.import_module("onnx")
+    helper, held = onnx.helper, np.ones(3, np.float32)
+    weights = [onnx.numpy_helper.from_array(held, name) for name in "sbmv"]
+    node = helper.make_node("BatchNormalization", ["x", *"sbmv"], ["y", "", ""], training_mode=1)
+    ends = [[helper.make_tensor_value_info(name, 1, ["n", 3, 4])] for name in "xy"]
+    graph = helper.make_graph([node], "net", *ends, weights)
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.save(model, tmp_path / "n.onnx")
+    with pytest.raises(SalienceError, match="eval mode; got BatchNormalization in training mode"):
+        load_model(str(tmp_path / "n.onnx"))
 
 
 def test_onnx_in_single_precision(tmp_path):

@@ -131,3 +131,17 @@ def assert_same_maps(
         torch.testing.assert_close(
             found, wanted, rtol=0, atol=scale * rtol, msg=lambda m, n=method: f"{n}: {m}"
         )
+
+
+class Standardized(nn.Conv2d):
+    """A convolution whose weights are standardised by batch_norm, as in NFNet and BiT."""
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, len(self.weight), -1)
+        rows = F.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return F.conv2d(x, rows.reshape_as(self.weight), self.bias)
+
+
+def standardized() -> nn.Module:
+    layers = Standardized(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, 5)).double().eval()

@@ -1,4 +1,5 @@
-"""If of ONNX: the branch that a constant, or the shapes of the input, tell."""
+"""If of ONNX: the branch that a constant, or the shapes of the input, tell; and what may not depend
+on the input's values."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ def captured(node: Any) -> list[str]:
     return list(found)
 
 
-def refuse_conditions_on_values(graph: Any, inputs: set[str]) -> None:
-    """Raise for an If whose condition depends on more of the input than its shape."""
+def refuse_modes_and_branches(graph: Any, inputs: set[str]) -> None:
+    """Raise for an If whose condition depends on more of the input than its shape, and for
+    statistics of the batch; weights may be standardised by their own."""
     known = set(inputs)
     for node in graph.node:
         if node.op_type == "If" and node.input[0] in known:
@@ -45,10 +47,18 @@ def refuse_conditions_on_values(graph: Any, inputs: set[str]) -> None:
                 "an If whose condition is constant or about shapes", f"{node.name or 'one'} on "
                 "the input's values", "Export the network without branches on values.",
             )  # fmt: skip
+        if node.input and node.input[0] in known and _is_training(node):
+            raise expected("a network exported in eval mode", "BatchNormalization in training mode",
+                           "Export it again after model.eval().")  # fmt: skip
         if node.op_type not in _SHAPES and known & {*node.input, *captured(node)}:
             known |= set(node.output)
         for inner in branches_of(node).values():
-            refuse_conditions_on_values(inner, known)
+            refuse_modes_and_branches(inner, known)
+
+
+def _is_training(node: Any) -> bool:
+    modes = [a.i for a in node.attribute if a.name == "training_mode"]
+    return node.op_type == "BatchNormalization" and any(modes)
 
 
 def branch_runner(

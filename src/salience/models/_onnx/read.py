@@ -11,7 +11,7 @@ from torch import nn
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES
 from salience.models._described import FileModel
-from salience.models._onnx.branches import graphs_of, refuse_conditions_on_values
+from salience.models._onnx.branches import graphs_of, refuse_modes_and_branches
 from salience.models._onnx.graph import DOMAINS, OnnxGraph
 from salience.models._onnx.operators import OPERATORS
 from salience.models._onnx.tensors import Read, check_tensors, reader, without_external
@@ -49,7 +49,7 @@ def _network(model: Any, read: Read, max_bytes: int) -> nn.Module:
         raise expected("a network of an input", "one without inputs",
                        "Export the network with the image as its input.")  # fmt: skip
     shapes = {item.name: _shape(item.type.tensor_type) for item in inputs}
-    refuse_conditions_on_values(graph, set(shapes))
+    refuse_modes_and_branches(graph, set(shapes))
     network = OnnxGraph(graph, list(shapes), opset, values, read)
     return FileModel(network.eval(), shapes, max_bytes=max_bytes)
 
@@ -79,9 +79,3 @@ def _refuse_unknown(graph: Any, opset: int) -> None:
     if not opset >= 7:
         raise expected("ONNX of opset 7 or later", f"opset {opset}",
                        "Convert it: onnx.version_converter.convert_version.")  # fmt: skip
-    if any(
-        node.op_type == "BatchNormalization" and a.name == "training_mode" and a.i
-        for node in nodes for a in node.attribute
-    ):  # fmt: skip
-        raise expected("a network exported in eval mode", "BatchNormalization in training mode",
-                       "Export it again after model.eval().")  # fmt: skip
