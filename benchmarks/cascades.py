@@ -19,6 +19,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import salience
+from salience import Tape
 from salience._randomization.cascade import ordered_stages
 from salience._randomization.weights import random_weights
 from salience._recording.run import run_pass
@@ -94,18 +95,18 @@ def missing_quantus() -> str | None:
 
 def stages(model: nn.Module, x: Tensor) -> list[Any]:
     """(place in execution order, stage), in the order of the cascade."""
-    return ordered_stages(run_pass(model, x, keep=True), "top_down")
+    return ordered_stages(Tape(run_pass(model, x, keep=True)), "top_down")
 
 
 def naive(model: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
     """(stage, sample) Spearman by scipy: copies of the model with the drawn weights, autograd."""
     trained, scores = plain_gradient(model, x, chosen), []
-    tape, randomised = run_pass(model, x, keep=True), copy.deepcopy(model)
+    tape, randomised = Tape(run_pass(model, x, keep=True)), copy.deepcopy(model)
     named = dict(randomised.named_parameters())
     for place, stage in ordered_stages(tape, "top_down"):
-        drawn = random_weights(model, tape.trace, stage, (0, 0, place))
+        drawn = random_weights(model, tape.recording.trace, stage, (0, 0, place))
         for value, weights in drawn.items():
-            named[tape.trace.parameters[value]].data.copy_(weights)
+            named[tape.recording.trace.parameters[value]].data.copy_(weights)
         maps = plain_gradient(randomised, x, chosen)
         scores.append([scipy_spearman(a, b) for a, b in zip(trained, maps, strict=True)])
     return torch.tensor(scores, dtype=torch.float64)

@@ -30,20 +30,21 @@ def imported_by(name: str) -> list[Path]:
     """The modules of salience that one of them leads to, itself included."""
     package, found, queue = ROOT / "src" / "salience", set[Path](), [name]
     while queue:
-        path = package / f"{queue.pop()}.py"
+        path = package.joinpath(*queue.pop().split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if path in found or not path.exists():
             continue
         found.add(path)
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("salience"):
-                last = (node.module or "").rpartition("salience")[2].lstrip(".")
-                queue.extend([last] if last else [alias.name for alias in node.names])
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("salience."):
+                module = (node.module or "").removeprefix("salience.")
+                queue.extend([module, *(f"{module}.{alias.name}" for alias in node.names)])
     return list(found)
 
 
 def fingerprint() -> str:
     """Of all code that a result depends on."""
-    sources = [*imported_by("recording"), *ROOT.glob("benchmarks/zoo/*.py")]
+    sources = [*imported_by("_tape.tape"), *ROOT.glob("benchmarks/zoo/*.py")]
     sources += [ROOT / "benchmarks" / "networks.py", ROOT / "benchmarks" / "cases.py"]
     unread = ("table.py", "__main__.py")
     digest = hashlib.sha256()

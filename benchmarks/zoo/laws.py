@@ -52,7 +52,7 @@ def operations(tape: salience.Tape) -> list[dict[str, Any]]:
 
 def relu_only(tape: salience.Tape) -> bool:
     """Whether LRP-epsilon must tend to input x gradient: nothing but linear maps and ReLU."""
-    return {op.kind for op in tape.trace.operations if op.depends} <= RELU_ONLY
+    return {op.kind for op in tape.recording.trace.operations if op.depends} <= RELU_ONLY
 
 
 def explain_all(tape: salience.Tape, target: list[int]) -> Iterator[tuple[str, Tensor | str]]:

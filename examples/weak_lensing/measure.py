@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import salience
 from salience._randomization.cascade import Recipe, cascade, ordered_stages
 from salience._recording.run import run_pass
+from salience._tape.tape import Tape
 
 TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps
@@ -68,7 +69,7 @@ def measure_maps(subject: Subject) -> xarray.Dataset:
 def measure_cascade(subject: Subject) -> xarray.Dataset:
     """Maps of the first input on the trained network and after each stage, for sigma_8."""
     network, target = subject.network, OUTPUTS.index("sigma_8")
-    tape = run_pass(network, subject.x[:1], keep=True)
+    tape = Tape(run_pass(network, subject.x[:1], keep=True))
     names = [stage.name for _, stage in ordered_stages(tape, "top_down")]
     stages = cascade(network, tape, Recipe(seed=RANDOM_WEIGHTS), 0, set(range(len(names))))
     tapes = [tape, *(randomised for _, randomised in stages)]
