@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience.errors import SalienceError, expected, unknown
+from salience.errors import SalienceError, expected, reason, unknown
 from salience.explaining import ERRORS
 from salience.report.guard import look_at, text_of
 from salience.report.schema import check_form, check_values, tested
@@ -68,7 +68,7 @@ def _opened(file: Path) -> xarray.Dataset:
 
 
 def _no_study(file: Path, error: Exception) -> SalienceError:
-    why = (str(error) or type(error).__name__).splitlines()[0]
+    why = reason(error)
     told = why if type(error) is ValueError else f"{type(error).__name__}: {why}"
     cure = "Run salience check again, and give its folder."
     return expected(f"a study in {file}", told, cure)
