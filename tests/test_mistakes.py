@@ -90,6 +90,10 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         check, {"x": iter([X, X])},
         "expected a tensor, an array or a table (B, ...); got list_iterator. Load the data first; "
         "batches become one by torch.cat(list_of_batches)."),
+    "numbers that are no array": (
+        explain, {"x": {"input": [0.0] * 10**5}},
+        "expected at least one tensor (B, ...) as input; got {'input': [0.0, 0.0, 0.0, 0.0, 0.0, "
+        "0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,... Give the inputs."),
     "half a repeat": (check, {"repeats": 1.5},
                       "expected repeats, a whole number of at least 1; got 1.5. The default is 5."),
     "repeats as a word": (check, {"repeats": "5"}, "a whole number of at least 1; got '5'."),
@@ -178,6 +182,13 @@ def fails():
 
 def says():
     raise SystemExit("no licence")
+
+class Leaves(nn.Linear):
+    def forward(self, x):
+        raise SystemExit("no licence")
+
+def in_its_pass():
+    return Leaves(6, 3)
 """
 
 
@@ -208,6 +219,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
              "expected leaves() of nets.py to return a model; got SystemExit ("),
     "exit with a code": (["nets.py:fails", "x.npy"], "got SystemExit: 3 ("),
     "exit with words": (["nets.py:says", "x.npy"], "got SystemExit: no licence ("),
+    "exit in a pass": (["nets.py:in_its_pass", "x.npy"],
+                       "expected a network that returns; got SystemExit: no licence. Leave"),
     "exit of the file": (["ends.py:net", "x.npy"], "expected ends.py to run; got SystemExit: 0 ("),
 }  # fmt: skip
 

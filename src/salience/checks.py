@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience.errors import SalienceError, expected
+from salience.errors import SalienceError, cut, expected
 from salience.inputs import (
     ALONE,
     Leaf,
@@ -157,7 +157,9 @@ def check_samples(x: Any) -> None:
     """Raise unless all inputs have the same number of samples."""
     sizes = {key: len(part) for key, part in parts_of(x).items() if per_sample(part)}
     if not sizes:
-        raise expected("at least one tensor (B, ...) as input", f"{x!r}", "Give the inputs.")
+        raise expected(
+            "at least one tensor (B, ...) as input", cut(f"{x!r}", 80), "Give the inputs."
+        )
     if len(set(sizes.values())) > 1:
         raise expected(
             "inputs with the same number of samples first", f"{sizes}",

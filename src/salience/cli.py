@@ -21,7 +21,7 @@ from rich.text import Text
 from salience import inputs, results
 from salience import options as opt
 from salience.checks import whole_number
-from salience.errors import printable, unknown
+from salience.errors import printable
 from salience.export import (
     device_of,
     outputs_of,
@@ -242,8 +242,7 @@ def _check(given: dict[str, Any]) -> None:
         "parameters": opt.parse_parameters(given.get("param", []), chosen),
         **{name: given.get(name) for name in _PASSED_ON},
     }  # fmt: skip
-    if given["form"] not in results.FORMATS:
-        raise unknown("format", given["form"], results.FORMATS)
+    results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from salience import inputs
+from salience.batches import in_dtype_of
 from salience.checks import check_samples
 from salience.errors import SalienceError, expected, printable, reason
 from salience.files import MAX_BYTES, check_size, parse_bytes, regular, unpacked
@@ -184,9 +184,16 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
         check_batch(network, x)
         if channels_last and x.ndim == 4 and isinstance(network, FileModel):  # as figures have them
             network, x = channels_first(network), x.permute(0, 3, 1, 2).contiguous()
+    return network, _in_dtype_of(network, x), names
+
+
+def _in_dtype_of(network: nn.Module, x: Any) -> Any:
+    """Inputs of a file in the network's dtype; that digits are lost is said."""
+    x = in_dtype_of(network, x, 1)
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
-    return network, inputs.each(partial(_as_type, dtypes[0]), x) if dtypes else x, names
 
+    def cast(part: Tensor) -> Tensor:
+        same = not part.is_floating_point() or not dtypes or part.dtype in dtypes
+        return part if same else part.to(dtypes[0])
 
-def _as_type(dtype: torch.dtype, x: Tensor) -> Tensor:
-    return x.to(dtype) if x.is_floating_point() else x
+    return inputs.each(cast, x)
