@@ -12,7 +12,7 @@ from torch import Tensor
 
 from salience import inputs, targets
 from salience.backward import reaches, walk_back
-from salience.checks import values_like
+from salience.checks import check_untransformed, values_like
 from salience.coverage import Coverage, coverage_of
 from salience.errors import SalienceWarning, expected
 from salience.inputs import Leaf, columns, rows
@@ -123,6 +123,7 @@ class Tape:
         **parameters: Any,
     ) -> tuple[Tensor, ...]:
         """`explain`, as one map for each of the leaves."""
+        check_untransformed()
         found = find(method)
         bound = found.bound(parameters)
         if strict:
