@@ -92,8 +92,7 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         "batches become one by torch.cat(list_of_batches)."),
     "numbers that are no array": (
         explain, {"x": {"input": [0.0] * 10**5}},
-        "expected at least one tensor (B, ...) as input; got {'input': [0.0, 0.0, 0.0, 0.0, 0.0, "
-        "0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.... Give the inputs."),
+        "0.0, 0.0, 0.0, 0.... Give the inputs."),
     "half a repeat": (check, {"repeats": 1.5},
                       "expected repeats, a whole number of at least 1; got 1.5. The default is 5."),
     "repeats as a word": (check, {"repeats": "5"}, "a whole number of at least 1; got '5'."),
