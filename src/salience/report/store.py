@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,9 +92,12 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
 def _file_of(path: Path) -> Path:
     inside = [path / name for name in (*STUDIES, MAPS)]
     known = path.name.endswith((".nc", ".npz", ".zarr"))
-    for candidate in [path] if known else inside:
-        if candidate.exists():
-            return candidate
+    found = [file for file in ([path] if known else inside) if os.path.lexists(file)]
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise expected("one result in a folder", f"{path} with {names}", f"Name one: {found[0]}.")
+    if found:
+        return found[0]
     raise expected(
         "a folder with study.nc, study.zarr or maps.npz, or one of these files", str(path),
         "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",
