@@ -311,6 +311,16 @@ def test_as_many_as_a_value_says():
         hidden(lambda: torch.repeat_interleave(torch.tensor([1, 10**9])), 10**6)
 
 
+def test_what_no_shape_function_takes_is_not_run():
+    """Torch's own check is missing where it computes: these end the process."""
+    fft, one = torch.ops.aten._fft_c2c, torch.ones(1, dtype=torch.complex64)
+    with Bounded(10**6), pytest.raises(IndexError):
+        fft(one, [-1, 0, 2, -(2**31)], 0, True)
+    with Bounded(10**6):
+        assert torch.equal(fft(one, [0], 0, True), one)
+        assert len(torch.nonzero(torch.ones(3))) == 3  # has none
+
+
 def hidden(call, most):
     """A library that runs something and keeps its errors to itself."""
     with Bounded(most), suppress(Exception):
