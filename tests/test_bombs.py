@@ -319,6 +319,8 @@ def test_what_no_shape_function_takes_is_not_run():
     with Bounded(10**6):
         assert torch.equal(fft(one, [0], 0, True), one)
         assert len(torch.nonzero(torch.ones(3))) == 3  # has none
+    with torch.inference_mode(), Bounded(10**6):  # which hands on what is made of parts
+        assert torch.ops.aten.to.device(one, torch.device("cpu"), torch.complex128).is_complex()
 
 
 def hidden(call, most):

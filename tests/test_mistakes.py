@@ -127,6 +127,25 @@ def test_maps_have_no_verdict():
     )
 
 
+VERDICTS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
+    "no resamples": (lambda d: d, {"resamples": 0},
+                     "expected resamples, a whole number of at least 1; got 0."),
+    "half a resample": (lambda d: d, {"resamples": 1.5}, "a whole number of at least 1; got 1.5."),
+    "a negative seed": (lambda d: d, {"seed": -1}, "expected seed, a whole number of at least 0"),
+    "a limit as a word": (lambda d: d, {"sensitive": "a"},
+                          "0 <= sensitive <= insensitive <= 1; got 'a', 0.4. The defaults are 0.2"),
+    "without attributes": (lambda d: d.drop_attrs(), {}, "got one without stage_count. Select"),
+    "without roles": (lambda d: d.drop_vars("role"), {}, "got one without role. Select"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "given", "message"), VERDICTS.values(), ids=VERDICTS)
+def test_a_mistake_about_verdicts_is_a_sentence(change, given, message):
+    with pytest.raises(SalienceError) as raised:
+        salience.verdicts(change(check()), **given)
+    assert message in str(raised.value)
+
+
 def test_a_table_is_no_iterable_of_batches():
     table, model = pd.DataFrame(X.numpy(), columns=list("abcdef")), net()
     assert torch.equal(explain(x=table, model=model)["gradient"], explain(model=model)["gradient"])

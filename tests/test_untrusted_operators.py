@@ -20,6 +20,7 @@ _test_parallel_materialize.default _make_dep_token.default fbgemm_pack_gemm_matr
 mkldnn_linear.default quantize_per_tensor.default to_sparse.default randn.default bernoulli.p
 _nested_view_from_buffer.default unsafe_split.Tensor_out mul.left_t add.str len.t _version.default
 _resize_output_.default lift.default data.default set_data.default record_stream.default
+to.prim_Device to.prim_dtype copy_.Tensor einsum.sublist index.Tensor_hacked_twin
 """.split()
 
 

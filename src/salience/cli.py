@@ -63,7 +63,8 @@ def list_methods() -> None:
     for method in registry.values():
         defaults = ", ".join(f"{name}={value!r}" for name, value in method.parameters.items())
         table.add_row(*map(Text, (method.name, defaults, method.summary, method.source)))
-    _console().print(table)
+    with user_errors("nothing was being written"):
+        _console().print(table)
 
 
 @app.command("explain", epilog=opt.EXPLAIN_EXAMPLES)

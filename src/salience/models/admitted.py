@@ -117,6 +117,8 @@ def operator_of(name: str, overload: str) -> torch._ops.OpOverload | None:
     found = getattr(getattr(torch.ops.aten, name, None), overload, None)
     if not isinstance(found, torch._ops.OpOverload):
         return None
+    if not torch._C._dispatch_has_kernel(found.name()):  # of TorchScript alone, and unchecked
+        return None
     given = [_kind(argument) for argument in found._schema.arguments]
     results = [_kind(result) for result in found._schema.returns]
     written = [a.alias_info is not None and a.alias_info.is_write for a in found._schema.arguments]

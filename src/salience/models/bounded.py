@@ -68,8 +68,10 @@ def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]
     if func is _BY_VALUES:
         return [int(args[0].sum()) * 8]
     args, given = tree_map(_shape_alone, (args, given))
-    if any(argument.name == "device" for argument in func._schema.arguments):
+    names = [argument.name for argument in func._schema.arguments]
+    if "device" in names[len(args) :]:
         given["device"] = "meta"
+    args = tuple("meta" if n == "device" else a for n, a in zip(names, args, strict=False))
     try:
         made = func(*args, **given)
     except Exception as error:
