@@ -20,7 +20,7 @@ from salience import SalienceError
 from salience.cli import app
 from salience.data import load_inputs
 from salience.files import parse_bytes
-from salience.models import load_model
+from salience.models import FileModel, load_model
 from salience.models.bounded import Bounded
 
 GB = 10**9
@@ -301,6 +301,26 @@ def test_an_exported_network_that_makes_much_of_a_few_bytes(tmp_path):
     torch.testing.assert_close(load_model(file)(x), Repeated()(x))
     with pytest.raises(SalienceError, match=r"at most 1 MB; got a network with repeat.* 12 MB"):
         load_model(file, max_bytes=10**6)(x)
+
+
+class Counted(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.ones(len(torch.nonzero(x)), 10**4).amax()
+
+
+class Read(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.ones(int(x.sum()), 10**4).amax()
+
+
+@pytest.mark.parametrize("network", [Counted(), Read()], ids=["counted", "read"])
+def test_a_size_that_values_decide_is_watched_at_every_input(network):
+    model = FileModel(network.eval(), (None, 3), max_bytes=10**5)
+    few, many = torch.eye(2, 3), torch.ones(2, 3)
+    for _ in range(2):
+        torch.testing.assert_close(model(few), few + 1)
+    with pytest.raises(SalienceError, match=r"at most 100 KB; got a network with .* 240 KB"):
+        model(many)
 
 
 def test_as_many_as_a_value_says():

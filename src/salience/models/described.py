@@ -19,8 +19,9 @@ class FileModel(nn.Module):
     network         runs the pass; its parameters, buffers and layers appear here by their names
     shape           of the input, batch first; None where any size will do, or None for unknown
     channels_last   whether images are (B, H, W, C)
-    max_bytes       that a tensor of a pass may have, watched at the first input of each shape:
-                    what a file asks for is its author's choice, not its user's
+    max_bytes       that a tensor of a pass may have, watched at the first input of each shape, or
+                    at all where the values of an input decide what is made: what a file asks for is
+                    its author's choice, not its user's
 
     A file that was saved for batches of n runs any other batch n samples at a time.
     """
@@ -56,9 +57,10 @@ class FileModel(nn.Module):
         kind = x.shape, x.dtype, x.device
         if self._max_bytes is None or kind in self._watched:
             return self.call(x)
-        with Bounded(self._max_bytes):
+        with Bounded(self._max_bytes) as watch:
             outputs = self.call(x)
-        self._watched.add(kind)
+        if not watch.by_values:
+            self._watched.add(kind)
         return outputs
 
     def _part(self, x: Tensor, batch: int) -> Any:
