@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text(FACTORY)
     generator = np.random.default_rng(0)
     np.save("x.npy", generator.normal(size=(3, 3, 8, 8)).astype(np.float32))
-    np.save("t.npy", generator.normal(size=(3, 6)))
+    np.save("t.npy", generator.normal(size=(3, 6)).astype(np.float32))
     return tmp_path
 
 

@@ -90,6 +90,23 @@ def test_the_report_is_about_the_last_result(folder: Path) -> None:
     assert "--seed=2" in (folder / "page.html").read_text(encoding="utf-8")
 
 
+def test_a_folder_of_two_results_is_refused(folder: Path) -> None:
+    """As earlier versions left them."""
+    assert check("--seed", 1).exit_code == 0
+    assert check("--format", "zarr", out="other").exit_code == 0
+    (folder / "other" / "study.zarr").rename(folder / "out" / "study.zarr")
+    said = "expected one result in a folder; got out with study.nc and study.zarr. Name one: out/"
+    refused(run("report", "out", "-o", "page.html"), said)
+    assert run("report", "out/study.nc", "-o", "page.html").exit_code == 0
+
+
+def test_a_page_does_not_replace_a_result(folder: Path) -> None:
+    assert check().exit_code == 0
+    before = (folder / "out" / "study.nc").read_bytes()
+    refused(run("report", "out", "-o", "out/study.nc"), "expected a page .html, or a folder, for")
+    assert (folder / "out" / "study.nc").read_bytes() == before
+
+
 def test_the_earlier_result_stays_until_the_new_one_is_complete(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "study.nc").write_text("earlier")

@@ -12,9 +12,11 @@ import pytest
 import torch
 import xarray
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import salience
 from salience import SalienceError, SalienceWarning
+from salience._cli.app import app
 from salience._inputs.trees import tensor_of
 
 ROWS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -284,3 +286,20 @@ def test_a_batch_that_is_shaped_like_one_sample_is_a_batch():
 
     x = torch.ones(3, 9, 9)
     assert explained(x, Coloured().eval()).shape == x.shape
+
+
+def networks() -> dict[str, nn.Module]:
+    return {"float": dense(), "half": dense().half(), "double": dense().double()}
+
+
+@pytest.mark.parametrize(("net", "said"), [("float", 1), ("half", 0), ("double", 0)])
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2"])
+def test_a_file_of_float64_is_converted_and_said_once(tmp_path, monkeypatch, net, said, dtype):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", ROWS.astype(dtype))
+    monkeypatch.setattr("salience.models.load_model", lambda *_, **__: networks()[net])
+    result = CliRunner().invoke(
+        app, ["explain", "net", "x.npy", "--methods", "gradient", "-o", "out"]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("got float64. They are converted") == (said if dtype == "f8" else 0)

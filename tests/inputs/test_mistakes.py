@@ -90,6 +90,9 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         check, {"x": iter([X, X])},
         "expected a tensor, an array or a table (B, ...); got list_iterator. Load the data first; "
         "batches become one by torch.cat(list_of_batches)."),
+    "numbers that are no array": (
+        explain, {"x": {"input": [0.0] * 10**5}},
+        "0.0, 0.0, 0.0, 0.... Give the inputs."),
     "half a repeat": (check, {"repeats": 1.5},
                       "expected repeats, a whole number of at least 1; got 1.5. The default is 5."),
     "repeats as a word": (check, {"repeats": "5"}, "a whole number of at least 1; got '5'."),
@@ -122,6 +125,25 @@ def test_maps_have_no_verdict():
         "expected the dataset of a randomisation test; got a dict without one. Maps alone have no "
         "verdict: give what salience.randomization_test(model, x) returns."
     )
+
+
+VERDICTS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
+    "no resamples": (lambda d: d, {"resamples": 0},
+                     "expected resamples, a whole number of at least 1; got 0."),
+    "half a resample": (lambda d: d, {"resamples": 1.5}, "a whole number of at least 1; got 1.5."),
+    "a negative seed": (lambda d: d, {"seed": -1}, "expected seed, a whole number of at least 0"),
+    "a limit as a word": (lambda d: d, {"sensitive": "a"},
+                          "0 <= sensitive <= insensitive <= 1; got 'a', 0.4. The defaults are 0.2"),
+    "without attributes": (lambda d: d.drop_attrs(), {}, "got one without stage_count. Select"),
+    "without roles": (lambda d: d.drop_vars("role"), {}, "got one without role. Select"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "given", "message"), VERDICTS.values(), ids=VERDICTS)
+def test_a_mistake_about_verdicts_is_a_sentence(change, given, message):
+    with pytest.raises(SalienceError) as raised:
+        salience.verdicts(change(check()), **given)
+    assert message in str(raised.value)
 
 
 def test_a_table_is_no_iterable_of_batches():
@@ -178,6 +200,13 @@ def fails():
 
 def says():
     raise SystemExit("no licence")
+
+class Leaves(nn.Linear):
+    def forward(self, x):
+        raise SystemExit("no licence")
+
+def in_its_pass():
+    return Leaves(6, 3)
 """
 
 
@@ -208,6 +237,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
              "expected leaves() of nets.py to return a model; got SystemExit ("),
     "exit with a code": (["nets.py:fails", "x.npy"], "got SystemExit: 3 ("),
     "exit with words": (["nets.py:says", "x.npy"], "got SystemExit: no licence ("),
+    "exit in a pass": (["nets.py:in_its_pass", "x.npy"],
+                       "expected a network that returns; got SystemExit: no licence. Leave"),
     "exit of the file": (["ends.py:net", "x.npy"], "expected ends.py to run; got SystemExit: 0 ("),
 }  # fmt: skip
 

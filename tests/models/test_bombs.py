@@ -20,7 +20,7 @@ from salience import SalienceError
 from salience._cli.app import app
 from salience._cli.inputs import load_inputs
 from salience._files.untrusted import parse_bytes
-from salience.models import load_model
+from salience.models import FileModel, load_model
 from salience.models._bounded import Bounded
 
 GB = 10**9
@@ -303,12 +303,44 @@ def test_an_exported_network_that_makes_much_of_a_few_bytes(tmp_path):
         load_model(file, max_bytes=10**6)(x)
 
 
+class Counted(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.ones(len(torch.nonzero(x)), 10**4).amax()
+
+
+class Read(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.ones(int(x.sum()), 10**4).amax()
+
+
+@pytest.mark.parametrize("network", [Counted(), Read()], ids=["counted", "read"])
+def test_a_size_that_values_decide_is_watched_at_every_input(network):
+    model = FileModel(network.eval(), (None, 3), max_bytes=10**5)
+    few, many = torch.eye(2, 3), torch.ones(2, 3)
+    for _ in range(2):
+        torch.testing.assert_close(model(few), few + 1)
+    with pytest.raises(SalienceError, match=r"at most 100 KB; got a network with .* 240 KB"):
+        model(many)
+
+
 def test_as_many_as_a_value_says():
     """Which no shape tells."""
     with Bounded(10**6):
         assert len(torch.repeat_interleave(torch.tensor([1, 10**5]))) == 10**5 + 1
     with pytest.raises(SalienceError, match="at most 1 MB; got a network with repeat"):
         hidden(lambda: torch.repeat_interleave(torch.tensor([1, 10**9])), 10**6)
+
+
+def test_what_no_shape_function_takes_is_not_run():
+    """Torch's own check is missing where it computes: these end the process."""
+    fft, one = torch.ops.aten._fft_c2c, torch.ones(1, dtype=torch.complex64)
+    with Bounded(10**6), pytest.raises(IndexError):
+        fft(one, [-1, 0, 2, -(2**31)], 0, True)
+    with Bounded(10**6):
+        assert torch.equal(fft(one, [0], 0, True), one)
+        assert len(torch.nonzero(torch.ones(3))) == 3  # has none
+    with torch.inference_mode(), Bounded(10**6):  # which hands on what is made of parts
+        assert torch.ops.aten.to.device(one, torch.device("cpu"), torch.complex128).is_complex()
 
 
 def hidden(call, most):

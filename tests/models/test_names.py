@@ -71,3 +71,16 @@ def test_a_name_that_is_no_text(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, ["explain", *given, "-o", "maps"])
     assert result.exit_code == 0, result.output
+
+
+def test_a_folder_that_is_no_text(tmp_path, monkeypatch):
+    """netCDF's library writes to names that are text alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text("import torch\ndef net(): return torch.nn.Linear(3, 2)\n")
+    np.save("x.npy", np.ones((2, 3), "f4"))
+    given = ["nets.py:net", "x.npy", "--methods", "gradient", "--repeats", "1"]
+    result = CliRunner().invoke(app, ["check", *given, "-o", "out\udcff"])
+    assert result.exit_code == 2
+    assert r"out\udcff. Choose another one, or --format zarr." in result.stderr
+    result = CliRunner().invoke(app, ["check", *given, "-o", "out\udcff", "--format", "zarr"])
+    assert result.exit_code == 0, result.output

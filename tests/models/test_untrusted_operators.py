@@ -9,7 +9,7 @@ from test_untrusted_files import MODEL, described, write
 
 from salience import SalienceError
 from salience.models import load_model
-from salience.models._exported.admitted import picked
+from salience.models._exported.admitted import SAFE_FORMS, picked
 
 REFUSED = """
 _reshape_alias.default as_strided_copy.default set_.source_Tensor resize_.default
@@ -20,6 +20,7 @@ _test_parallel_materialize.default _make_dep_token.default fbgemm_pack_gemm_matr
 mkldnn_linear.default quantize_per_tensor.default to_sparse.default randn.default bernoulli.p
 _nested_view_from_buffer.default unsafe_split.Tensor_out mul.left_t add.str len.t _version.default
 _resize_output_.default lift.default data.default set_data.default record_stream.default
+to.prim_Device to.prim_dtype copy_.Tensor einsum.sublist index.Tensor_hacked_twin
 """.split()
 
 
@@ -113,3 +114,17 @@ def test_a_layout_of_a_tensors_own_entries(size, stride, offset):
 def test_a_layout_beyond_a_tensor_is_refused(size, stride, offset):
     with pytest.raises(SalienceError, match="inside of a tensor"):
         picked(torch.arange(6.0), size, stride, offset)
+
+
+@pytest.mark.parametrize("name", ["_weight_norm", "_weight_norm_interface"])
+@pytest.mark.parametrize(("norms", "dim"), [
+    ((0, 2), 0), ((1, 1), 0), ((3, 1), 1), ((2, 1), 0), ((3, 1), 7), ((3, 1), -3),
+])  # fmt: skip
+def test_a_weight_with_fewer_norms_than_rows_is_refused(name, norms, dim):
+    """Torch reads as many as there are rows, wherever they are."""
+    operator = getattr(torch.ops.aten, name).default
+    safe, v = SAFE_FORMS[operator], torch.randn(3, 4)
+    with pytest.raises(SalienceError, match="a norm for each row"):
+        safe(v, torch.ones(norms), dim)
+    for g, way in ((torch.ones(3, 1), 0), (torch.ones(1, 4), 1)):
+        torch.testing.assert_close(safe(v, g, way), operator(v, g, way))

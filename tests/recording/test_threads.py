@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import salience
 from salience import rules
+from salience._randomization.weights import random_weights, stages_of
 
 METHODS = ["gradient", "lrp_epsilon", "guided_backprop", "lrp_alpha_beta", "deep_taylor"]
 
@@ -101,3 +102,45 @@ def test_a_rule_that_explains_the_same_tape_leaves_its_own_walk_as_it_was():
     outer = salience.methods["lrp_epsilon"]
     outer = replace(outer, name="outer", rules={**outer.rules, "linear": nested})
     assert torch.equal(recorded.explain(outer, 1), alone)
+
+
+begun, ended = threading.Event(), threading.Event()
+
+
+class Slow(nn.Linear):
+    """Another thread comes in while it draws."""
+
+    def reset_parameters(self) -> None:
+        begun.set()
+        ended.wait(0.3)
+        super().reset_parameters()
+
+
+def test_weights_that_are_drawn_while_another_thread_ends_its_pass():
+    """It puts the generators back, which initialisers draw from."""
+    nets = [nn.Sequential(Slow(6, 2)).eval() for _ in range(2)]
+    x = torch.ones(1, 6)
+
+    def other(x: Tensor) -> Tensor:
+        begun.wait(5)
+        return nets[1](x)
+
+    def drawn() -> Tensor:
+        tape = salience.record(nets[0], x)
+        (stage,) = stages_of(tape.trace)
+        return next(iter(random_weights(nets[0], tape.trace, stage, (0, 0)).values()))
+
+    ended.set()
+    alone = drawn()
+    begun.clear()
+    ended.clear()
+
+    def passes() -> None:
+        salience.record(other, x)
+        ended.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(passes)
+        among = drawn()
+        done.result()
+    assert torch.equal(alone, among)

@@ -211,6 +211,7 @@ def test_nothing_depends_on_global_defaults(other_defaults, default, weights):
 
 
 NET = Net()
+TAPE = salience.record(NET, x_of())
 TRANSFORMS = {
     "grad": lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
     "vmap": lambda f, x: torch.vmap(f)(x[:, None]),
@@ -222,7 +223,8 @@ TRANSFORMS = {
     lambda x: salience.record(NET, x).explain("gradient"),
     lambda x: salience.explain(NET, x, "gradient")["gradient"],
     lambda x: test(NET, x),
-], ids=["record", "explain", "test"])  # fmt: skip
+    lambda x: TAPE.explain("gradient"),
+], ids=["record", "explain", "test", "tape"])  # fmt: skip
 # torch.func.jvp scripts a function of its own when it is first used
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)

@@ -286,3 +286,44 @@ def test_a_chunk_of_netcdf_that_unpacks_to_more_is_refused(
     else:
         with pytest.raises(SalienceError, match=f"got x holds a chunk {message}"):
             open_study(nc)
+
+
+TEXT = h5py.string_dtype()
+
+
+def texts_of_an_array(file: h5py.File) -> None:
+    file.create_dataset("x", (3000,), TEXT)[:] = ["y" * 10**6, *["z"] * 2999]
+
+
+def texts_of_an_attribute(file: h5py.File) -> None:
+    values = np.array(["y" * 10**6, *["z"] * 2999], object)
+    file.attrs.create("x", values, dtype=TEXT)
+
+
+@pytest.mark.parametrize("write", [texts_of_an_array, texts_of_an_attribute])
+def test_texts_that_are_all_the_same_long_one_are_refused(
+    nc: Path, write: Callable[[h5py.File], None]
+) -> None:
+    """3 GB of a file of 1 MB."""
+    with h5py.File(nc, "w") as file:  # of netCDF, headers have checksums
+        write(file)
+    raw = nc.read_bytes()
+    at = raw.index((10**6).to_bytes(4, "little"))  # its length, place and number
+    nc.write_bytes(raw[:at] + raw[at : at + 16] * 3000 + raw[at + 16 * 3000 :])
+    with pytest.raises(SalienceError, match="declare"):
+        open_study(nc)
+
+
+def test_a_file_that_is_two_formats_is_refused(nc: Path) -> None:
+    """netCDF's library reads the first bytes; HDF5's looks further on, too."""
+    nc.write_bytes(b"CDF\x01".ljust(512, b"\0") + nc.read_bytes())
+    with pytest.raises(SalienceError, match=r"got study\.nc does not begin as HDF5 does"):
+        open_study(nc)
+
+
+def test_a_file_whose_own_numbers_are_of_another_width_is_refused(nc: Path) -> None:
+    made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    made.set_sizes(4, 4)
+    h5py.h5f.create(bytes(nc), fcpl=made).close()
+    with pytest.raises(SalienceError, match=r"got study\.nc counts in 4 and 4 bytes"):
+        open_study(nc)

@@ -283,6 +283,8 @@ BOMBS = [
     ("swin", {"depths": [8000, 8000]}, "larger one: more than"),
     ("swin", {"window_size": 8000}, "larger one: more than"),
     ("swin", {"depths": [1] * 10**5}, "depths"),
+    ("donut-swin", {"depths": [8192] * 8192}, "depths"),  # a minute of drop rates
+    ("vit", {"patch_size": [8192] * 256}, "broken or of another kind: Storage size .{,200} Save"),
     ("beit", {"image_size": 8192, "patch_size": 8}, "larger one: more than"),
     ("efficientnet", {"depth_coefficient": 1e300}, "depth_coefficient"),
     ("efficientnet", {"depth_coefficient": 8000.0}, "larger one: more than"),
@@ -349,6 +351,13 @@ def test_a_link_out_of_the_folder_is_refused(changed, tmp_path_factory, name):
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(SalienceError, match=f"{name}, a link to elsewhere"):
         load_model(str(folder))
+
+
+def test_a_pass_of_more_than_a_limit_is_refused(changed):
+    """What pads or enlarges has no weights that would tell."""
+    folder = changed("cvt", {"patch_padding": [2000, 2, 1]})
+    with pytest.raises(SalienceError, match=r"at most 10 MB; got a network with convolution"):
+        load_model(str(folder), max_bytes=10**7)(PICTURE[..., :32, :32])
 
 
 def test_a_budget_counts_one_thread_and_each_place_once():

@@ -30,7 +30,7 @@ from salience._cli.explain import (
     uncovered_operations,
 )
 from salience._cli.manners import user_errors
-from salience._errors import printable, unknown
+from salience._errors import printable
 from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
@@ -64,7 +64,8 @@ def list_methods() -> None:
     for method in registry.values():
         defaults = ", ".join(f"{name}={value!r}" for name, value in method.parameters.items())
         table.add_row(*map(Text, (method.name, defaults, method.summary, method.source)))
-    _console().print(table)
+    with user_errors("nothing was being written"):
+        _console().print(table)
 
 
 @app.command("explain", epilog=opt.EXPLAIN_EXAMPLES)
@@ -243,8 +244,7 @@ def _check(given: dict[str, Any]) -> None:
         "parameters": opt.parse_parameters(given.get("param", []), chosen),
         **{name: given.get(name) for name in _PASSED_ON},
     }  # fmt: skip
-    if given["form"] not in results.FORMATS:
-        raise unknown("format", given["form"], results.FORMATS)
+    results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:

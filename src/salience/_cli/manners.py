@@ -32,6 +32,9 @@ def user_errors(kept: str) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         _end(_interrupts.sentence(), _interrupts.EXIT_CODE)
+    except SystemExit as end:  # of the network: it would be silence, or success
+        told = f"SystemExit: {end}".removesuffix(": ")
+        _end(f"Error: expected a network that returns; got {told}. Leave the exit out of it.", 2)
     except (SalienceError, NotImplementedError) as error:
         _end(f"Error: {error}", 2)
     except (OSError, RuntimeError, MemoryError) as error:

@@ -28,6 +28,8 @@ def report_command(
     out    an .html file, or a folder that gets report.html
     edges  of the classes of input values that attribution is shown for; quarters by default
     """
+    if not out.is_dir() and out.suffix.lower() not in ("", ".html", ".htm"):
+        raise expected("a page .html, or a folder, for -o", f"{out}", "Call it report.html.")
     stored = open_study(study)
     if out.is_dir() or not out.suffix:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from salience._errors import expected, unknown
 from salience._study.verdicts import (
     CONSTANT,
     INSENSITIVE,
@@ -114,6 +116,18 @@ def save_study(
         files.append(folder / "cascade.png")
         cascade(dataset, range(min(_DRAWN, dataset.sizes["map_sample"]))).savefig(files[-1])
     return files
+
+
+def check_format(form: str, folder: Path) -> None:
+    """Raise for a format that is unknown, or cannot be written to a folder of this name."""
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    path = os.path.abspath(folder)
+    if form == "nc" and path != path.encode(errors="replace").decode():
+        raise expected(
+            "a name that is text for the folder of a netCDF file", path,
+            "Choose another one, or --format zarr.",
+        )  # fmt: skip
 
 
 def write_dataset(dataset: xarray.Dataset, file: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, expected
+from salience._errors import SalienceError, cut, expected
 from salience._inputs.trees import (
     ALONE,
     Leaf,
@@ -28,11 +28,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def check_model(model: Callable[..., Any]) -> None:
     """Raise unless the model is callable and in eval mode, and torch.func does not watch."""
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
-        raise expected(
-            "a call outside of vmap, grad and jvp", "one inside of them",
-            "Call salience on the whole batch; it takes gradients of its own.",
-        )  # fmt: skip
+    check_untransformed()
     if isinstance(model, type):
         cure = f"Make one and give it its trained weights: {model.__name__}(...)."
         raise expected("a model", f"the class {model.__name__}", cure)
@@ -53,6 +49,15 @@ def check_model(model: Callable[..., Any]) -> None:
                 "a model in eval mode", f"training mode in {', '.join(training[:3])}",
                 "Call model.eval() first: dropout and batch statistics have no fixed map.",
             )  # fmt: skip
+
+
+def check_untransformed() -> None:
+    """Raise where torch.func transforms what is called."""
+    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+        raise expected(
+            "a call outside of vmap, grad and jvp", "one inside of them",
+            "Call salience on the whole batch; it takes gradients of its own.",
+        )  # fmt: skip
 
 
 def _running(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -161,7 +166,9 @@ def check_samples(x: Any) -> None:
     """Raise unless all inputs have the same number of samples."""
     sizes = {key: len(part) for key, part in parts_of(x).items() if per_sample(part)}
     if not sizes:
-        raise expected("at least one tensor (B, ...) as input", f"{x!r}", "Give the inputs.")
+        raise expected(
+            "at least one tensor (B, ...) as input", cut(f"{x!r}", 80), "Give the inputs."
+        )
     if len(set(sizes.values())) > 1:
         raise expected(
             "inputs with the same number of samples first", f"{sizes}",

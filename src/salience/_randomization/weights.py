@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, unknown
-from salience._recording.beside import copy_of, generators_kept
+from salience._recording.beside import SEEDED, copy_of, generators_kept
 from salience._recording.trace import Operation, Trace
 
 INITIALISERS = ("own", "normal", "permute")
@@ -147,7 +147,7 @@ def _reset_layers(model: nn.Module, stage: Stage, place: tuple[int, ...]) -> dic
         layer = copy_of(layer, dict(layer.named_parameters())).cpu()
         before = {name: (p._version, p.detach().clone()) for name, p in layer.named_parameters()}
         # initialisers draw from the global generator, which is put back as it was
-        with generators_kept(torch.device("cpu")), torch.no_grad():
+        with SEEDED, generators_kept(torch.device("cpu")), torch.no_grad():
             seed = stream(*place, number, 1).initial_seed()
             torch.manual_seed(seed)
             random.seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
+
+SEEDED = threading.RLock()  # held while something is drawn from generators that all threads share
 
 
 def version_of(tensor: Tensor) -> int:
@@ -50,13 +53,28 @@ def as_it_was(model: Callable[..., Any]) -> Iterator[None]:
 @contextmanager
 def generators_kept(device: torch.device) -> Iterator[None]:
     """Put back the generators of torch, numpy and Python, where a model draws from them."""
-    python, legacy = random.getstate(), np.random.get_state()
+    with SEEDED:
+        put_back = _generators(device)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
+        yield
     finally:
+        with SEEDED:
+            put_back()
+
+
+def _generators(device: torch.device) -> Callable[[], None]:
+    """What puts the generators back as they are now."""
+    python, legacy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def put_back() -> None:
         random.setstate(python)
         np.random.set_state(legacy)
+        torch.set_rng_state(own)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
+
+    return put_back
 
 
 def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:

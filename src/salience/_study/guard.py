@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from salience._files.hdf5 import entries_of, filters_of, member
+from salience._files.hdf5 import bytes_of, check_start, entries_of, filters_of, longest_text, member
 from salience._study.chunks import check_hdf5, check_zstd
 
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
@@ -70,9 +70,11 @@ def _hdf5(file: Path, size: int) -> None:
     """Arrays beside each other, whose bytes are in this file."""
     import h5py
 
-    total = 0
     with h5py.File(file, "r") as held:
-        _attributes("the file", held)
+        check_start(file, held)
+        longest = longest_text(file)
+        total = _attributes("the file", held, longest)
+        _bounded(total, size)
         for name in map(str, held):
             item = member(held, name)
             if not isinstance(item, h5py.Dataset):  # nothing below the root: no loops of links
@@ -81,21 +83,25 @@ def _hdf5(file: Path, size: int) -> None:
             text = h5py.check_string_dtype(item.dtype) is not None
             if not text and item.dtype.kind not in "fiub":
                 raise ValueError(f"{name} holds neither numbers nor text, but {item.dtype}")
-            width = max(_STRING, item.dtype.itemsize) if text else item.dtype.itemsize
-            total += width * entries_of(item)
+            total += bytes_of(item.id.get_type(), longest) * entries_of(item)
+            total += _attributes(name, item, longest)
             _bounded(total, size)
             check_hdf5(name, item, filters)
-            _attributes(name, item)
 
 
-def _attributes(name: str, item: Any) -> None:
+def _attributes(name: str, item: Any, longest: int) -> int:
+    """The bytes that the attributes of an array declare."""
     from h5py import h5t
 
+    total = 0
     for key in item.attrs:
-        kind = item.attrs.get_id(key).get_type().get_class()
-        plain = kind in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
+        held = item.attrs.get_id(key)
+        kind = held.get_type()
+        plain = kind.get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
         if not plain and key not in _REFERRING:
             raise ValueError(f"the attribute {key} of {name} is neither numbers nor text")
+        total += bytes_of(kind, longest) * math.prod(held.shape or ())
+    return total
 
 
 def _zarr(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._errors import SalienceError, expected, unknown
+from salience._errors import SalienceError, expected, reason, unknown
 from salience._names import ERRORS
 from salience._study.guard import look_at, text_of
 from salience._study.schema import check_form, check_values, tested
@@ -68,7 +69,7 @@ def _opened(file: Path) -> xarray.Dataset:
 
 
 def _no_study(file: Path, error: Exception) -> SalienceError:
-    why = (str(error) or type(error).__name__).splitlines()[0]
+    why = reason(error)
     told = why if type(error) is ValueError else f"{type(error).__name__}: {why}"
     cure = "Run salience check again, and give its folder."
     return expected(f"a study in {file}", told, cure)
@@ -91,9 +92,12 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
 def _file_of(path: Path) -> Path:
     inside = [path / name for name in (*STUDIES, MAPS)]
     known = path.name.endswith((".nc", ".npz", ".zarr"))
-    for candidate in [path] if known else inside:
-        if candidate.exists():
-            return candidate
+    found = [file for file in ([path] if known else inside) if os.path.lexists(file)]
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise expected("one result in a folder", f"{path} with {names}", f"Name one: {found[0]}.")
+    if found:
+        return found[0]
     raise expected(
         "a folder with study.nc, study.zarr or maps.npz, or one of these files", str(path),
         "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",

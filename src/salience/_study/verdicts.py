@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from salience._errors import expected, unknown
+from salience._inputs.validation import whole_number
 from salience._names import POSITIVE_METHOD, RANDOM_MAP, RISE
 from salience._scores.similarity import bounds_of
 from salience._study.sentences import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.2, 0.4)  # of the retention: sensitive below, insensitive above
 SCORE = "spearman_abs"  # that verdicts are about, where none is named
+_NEEDED = ("method", "role", "constant_over_inputs", "number", "stage_count")
 Array = np.ndarray[Any, Any]
 Evidence = tuple[float, float, float, int]  # retention, low, high, undefined
 
@@ -123,8 +126,14 @@ def verdicts(
     ['gradient', 'input', 'random_map']
     """
     score = _score(dataset, score)
-    if not 0 <= sensitive <= insensitive <= 1:
-        raise expected("0 <= sensitive <= insensitive <= 1", f"{sensitive} and {insensitive}", "")
+    numbers = isinstance(sensitive, Real) and isinstance(insensitive, Real)
+    if not numbers or not 0 <= sensitive <= insensitive <= 1:
+        cure = f"The defaults are {THRESHOLDS[0]} and {THRESHOLDS[1]}."
+        raise expected(
+            "0 <= sensitive <= insensitive <= 1", f"{sensitive!r}, {insensitive!r}", cure
+        )
+    whole_number("resamples", resamples, 1, "The default is 2000.")
+    whole_number("seed", seed, 0, "The default is 0.")
     chosen = _stages(dataset, stages)
     evidence: dict[str, Evidence] = {}
     for name in map(str, dataset["method"].values):
@@ -153,6 +162,13 @@ def _score(dataset: xarray.Dataset, score: str | None) -> str:
         raise expected(
             "the dataset of a randomisation test", f"a {type(dataset).__name__} without one",
             "Maps alone have no verdict: give what salience.randomization_test(model, x) returns.",
+        )  # fmt: skip
+    held = {*dataset.variables, *dataset.attrs}
+    if lost := [name for name in _NEEDED if name not in held]:
+        raise expected(
+            f"the dataset of a randomisation test, with {', '.join(_NEEDED)}",
+            f"one without {', '.join(lost)}",
+            "Select from the whole dataset; arithmetic drops what xarray was not told to keep.",
         )  # fmt: skip
     default = RISE if dataset.attrs.get("kind") == "efficient" else SCORE
     if score is None and default not in measured:

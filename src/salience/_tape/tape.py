@@ -14,7 +14,12 @@ from salience._errors import SalienceWarning, expected
 from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
 from salience._inputs.trees import Leaf, columns, rows
-from salience._inputs.validation import check_input, check_model, values_like
+from salience._inputs.validation import (
+    check_input,
+    check_model,
+    check_untransformed,
+    values_like,
+)
 from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
 from salience._tape.backward import walk_back
@@ -105,6 +110,7 @@ class Tape:
         **parameters: Any,
     ) -> tuple[Tensor, ...]:
         """`explain`, as one map for each of the leaves."""
+        check_untransformed()
         found = find(method)
         bound = found.bound(parameters)
         if strict:

@@ -13,6 +13,7 @@ from salience._errors import SalienceError, expected
 from salience._files.untrusted import check_size, in_words
 
 _BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's values say
+_READ = torch.ops.aten._local_scalar_dense.default  # a value as a number of Python
 
 _BEYOND = 2**63  # bytes, which torch cannot count
 
@@ -24,21 +25,25 @@ class Bounded(TorchDispatchMode):
     two long vectors. Each operation is asked for its result's shape first. A refusal that a library
     catches, or wraps in words of its own, is raised again at the end.
 
-    most   bytes of one tensor, views of fewer entries among them
-    total  bytes of all that is made together, views left out
+    most       bytes of one tensor, views of fewer entries among them
+    total      bytes of all that is made together, views left out
+    by_values  whether other values of the same shapes may make other shapes
     """
 
     def __init__(self, most: int, total: int | None = None) -> None:
         super().__init__()
         self._most, self._total, self._made = most, total, 0
         self._refusal: SalienceError | None = None
+        self.by_values = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         given = dict(kwargs or {})
         try:
-            self._check(func, _sizes(func, args, given))
+            sizes = _sizes(func, args, given)
+            self.by_values |= sizes is None or func in (_READ, _BY_VALUES)
+            self._check(func, sizes or [])
         except SalienceError as error:
             self._refusal = error
             raise
@@ -60,20 +65,26 @@ class Bounded(TorchDispatchMode):
                 )  # fmt: skip
 
 
-def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]:
-    """Bytes of each tensor that a call would return; none where that cannot be told."""
+def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int] | None:
+    """Bytes of each tensor that a call would return; None where that depends on values."""
     tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
     if given.get("device") == torch.device("meta") or any(t.is_meta for t in tensors):
         return []
     if func is _BY_VALUES:
         return [int(args[0].sum()) * 8]
     args, given = tree_map(_shape_alone, (args, given))
-    if any(argument.name == "device" for argument in func._schema.arguments):
+    names = [argument.name for argument in func._schema.arguments]
+    if "device" in names[len(args) :]:
         given["device"] = "meta"
+    args = tuple("meta" if n == "device" else a for n, a in zip(names, args, strict=False))
     try:
         made = func(*args, **given)
-    except Exception as error:  # it depends on values, or the call will say what is wrong
-        return [_BEYOND] if "overflow" in str(error) else []
+    except Exception as error:
+        if "overflow" in str(error):
+            return [_BEYOND]
+        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+            return None
+        raise  # what no shape function takes can end the process
     return [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
 
 

@@ -20,8 +20,9 @@ class FileModel(nn.Module):
     shapes          of the inputs by name, in their order, batch first; None where any size will
                     do, or None for unknown
     channels_last   whether images are (B, H, W, C)
-    max_bytes       that a tensor of a pass may have, watched at the first input of each shape:
-                    what a file asks for is its author's choice, not its user's
+    max_bytes       that a tensor of a pass may have, watched at the first input of each shape, or
+                    at all where the values of an input decide what is made: what a file asks for is
+                    its author's choice, not its user's
 
     A file that was saved for batches of n runs any other batch n samples at a time.
     """
@@ -71,9 +72,10 @@ class FileModel(nn.Module):
         kind = tuple((part.shape, part.dtype, part.device) for part in x)
         if self._max_bytes is None or kind in self._watched:
             return self.call(*x)
-        with Bounded(self._max_bytes):
+        with Bounded(self._max_bytes) as watch:
             outputs = self.call(*x)
-        self._watched.add(kind)
+        if not watch.by_values:
+            self._watched.add(kind)
         return outputs
 
     def _part(self, x: Sequence[Tensor], first: int, count: int) -> Any:

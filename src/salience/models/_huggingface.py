@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, expected
+from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES, check_size, regular
 from salience.models._budget import no_larger_than
 from salience.models._described import FileModel
@@ -62,7 +62,8 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     with no_larger_than(shapes.values(), str(file)):
         model = _quietly(transformers, architecture, state, folder)
     shape = (None, _channels(architecture, model), None, None)
-    return FileModel(model.eval(), {"pixel_values": shape}, call=_logits(model))
+    shapes = {"pixel_values": shape}
+    return FileModel(model.eval(), shapes, call=_logits(model), max_bytes=max_bytes)
 
 
 def _import_transformers(folder: Path, architecture: Described) -> Any:
@@ -90,9 +91,9 @@ def _quietly(
     except SalienceError:
         raise
     except Exception as error:  # transformers raises whatever its parts raise
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        got = f"{folder}, broken or of another kind: {reason(error)}"
         raise expected(
-            "an image classifier of Hugging Face", f"{folder}, broken or of another kind: {why}",
+            "an image classifier of Hugging Face", got,
             "Save it again by model.save_pretrained(FOLDER).",
         ) from None  # fmt: skip
     finally:
@@ -150,7 +151,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise expected("a folder of Hugging Face", f"{file}, broken: {error}",
+        raise expected("a folder of Hugging Face", f"{file}, broken: {reason(error)}",
                        "Download it again.") from None  # fmt: skip
     if not isinstance(held, dict):
         raise expected("a folder of Hugging Face", f"{file}, broken: no fields by their names",

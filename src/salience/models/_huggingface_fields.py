@@ -171,6 +171,7 @@ _WORDS = frozenset(
     """.split()
 )
 _MOST = 8192  # a number of a network whose weights have no longer side
+_ENTRIES = 256  # of a list: a number for each stage, or for each of its blocks
 _NAME = re.compile(r"[a-zA-Z0-9_]{1,100}(\.\w{1,100})?", re.ASCII)
 
 
@@ -244,7 +245,7 @@ def _mapping(value: object, name: str, file: Path) -> Mapping[str, Any]:
 def _plain(value: Any, name: str, file: Path, bound: int) -> Any:
     """A number, a word of the list, or a list of these."""
     if isinstance(value, list):
-        if _count(value) > _MOST:
+        if _count(value) > _ENTRIES:
             raise _refusal(name, value, file, "a list of numbers for each layer")
         return [_plain(item, name, file, bound) for item in value]
     if isinstance(value, str):
@@ -261,7 +262,7 @@ def _plain(value: Any, name: str, file: Path, bound: int) -> Any:
 def _count(items: list[Any], depth: int = 4) -> int:
     """How many entries nested lists have; too many where they are nested too deeply."""
     if depth == 0:
-        return _MOST + 1
+        return _ENTRIES + 1
     return sum(_count(item, depth - 1) if isinstance(item, list) else 1 for item in items)
 
 

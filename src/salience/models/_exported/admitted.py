@@ -117,6 +117,8 @@ def operator_of(name: str, overload: str) -> torch._ops.OpOverload | None:
     found = getattr(getattr(torch.ops.aten, name, None), overload, None)
     if not isinstance(found, torch._ops.OpOverload):
         return None
+    if not torch._C._dispatch_has_kernel(found.name()):  # of TorchScript alone, and unchecked
+        return None
     given = [_kind(argument) for argument in found._schema.arguments]
     results = [_kind(result) for result in found._schema.returns]
     written = [a.alias_info is not None and a.alias_info.is_write for a in found._schema.arguments]
@@ -147,12 +149,27 @@ def picked(
     return x.reshape(-1)[places.to(x.device)]
 
 
+def _with_norms(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A weight by its norms, which torch reads without asking how many there are."""
+
+    def call(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> Any:
+        if not -v.ndim <= dim < v.ndim or g.numel() != v.shape[dim]:
+            raise expected("a norm for each row of a weight", f"{list(g.shape)}", "Export anew.")
+        return function(v, g, dim)
+
+    return call
+
+
 # Operators that a file may name and that run as something safer: a view that an export allowed for
 # fails in torch where values are laid out otherwise than it had guessed, as BatchNorm's are.
-SAFE_FORMS: dict[Any, Callable[..., torch.Tensor]] = {
+SAFE_FORMS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.empty.memory_format: zeros,
     torch.ops.aten.as_strided.default: picked,
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._weight_norm.default: _with_norms(torch.ops.aten._weight_norm.default),
+    torch.ops.aten._weight_norm_interface.default: _with_norms(
+        torch.ops.aten._weight_norm_interface.default
+    ),
 }
 
 
