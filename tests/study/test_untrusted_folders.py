@@ -284,6 +284,9 @@ BOMBS = [
     ("swin", {"window_size": 8000}, "larger one: more than"),
     ("swin", {"depths": [1] * 10**5}, "depths"),
     ("donut-swin", {"depths": [8192] * 8192}, "depths"),  # a minute of drop rates
+    ("levit", {"image_size": 8192}, "image_size"),  # days of comparing patches in Python
+    ("levit", {"patch_size": 1}, "image_size"),
+    ("levit", {"patch_size": 0}, "image_size"),
     ("vit", {"patch_size": [8192] * 256}, "broken or of another kind: Storage size .{,200} Save"),
     ("beit", {"image_size": 8192, "patch_size": 8}, "larger one: more than"),
     ("efficientnet", {"depth_coefficient": 1e300}, "depth_coefficient"),
@@ -350,6 +353,15 @@ def test_a_link_out_of_the_folder_is_refused(changed, tmp_path_factory, name):
     (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(SalienceError, match=f"{name}, a link to elsewhere"):
+        load_model(str(folder))
+
+
+def test_a_side_without_entries_allows_no_labels(changed):
+    """A tensor (0, n) takes no bytes, whatever n is."""
+    folder = changed("vit", {"id2label": None, "num_labels": 10**7})
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, "x": torch.empty(0, 10**7)}, folder / "model.safetensors")
+    with pytest.raises(SalienceError, match=r"num_labels in .* as labels that its weights can"):
         load_model(str(folder))
 
 
