@@ -102,7 +102,7 @@ def test_while_the_package_is_loaded(folder: Path, at: str, script: bool) -> Non
         (CHECK, "xarray"),
         (CHECK, "matplotlib.backends.backend_agg"),
         (ZARR, "zarr.codecs.zstd"),
-        (EXPLAIN, "salience.plot"),
+        (EXPLAIN, "matplotlib.backends.backend_agg"),
     ],
 )
 def test_while_a_result_is_made_and_written(folder: Path, args: tuple[str, ...], at: str) -> None:

@@ -315,7 +315,7 @@ class Read(torch.nn.Module):
 
 @pytest.mark.parametrize("network", [Counted(), Read()], ids=["counted", "read"])
 def test_a_size_that_values_decide_is_watched_at_every_input(network):
-    model = FileModel(network.eval(), (None, 3), max_bytes=10**5)
+    model = FileModel(network.eval(), {"x": (None, 3)}, max_bytes=10**5)
     few, many = torch.eye(2, 3), torch.ones(2, 3)
     for _ in range(2):
         torch.testing.assert_close(model(few), few + 1)

@@ -127,8 +127,8 @@ def test_weights_that_are_drawn_while_another_thread_ends_its_pass():
 
     def drawn() -> Tensor:
         tape = salience.record(nets[0], x)
-        (stage,) = stages_of(tape.trace)
-        return next(iter(random_weights(nets[0], tape.trace, stage, (0, 0)).values()))
+        (stage,) = stages_of(tape.recording.trace)
+        return next(iter(random_weights(nets[0], tape.recording.trace, stage, (0, 0)).values()))
 
     ended.set()
     alone = drawn()
