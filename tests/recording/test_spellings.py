@@ -258,6 +258,23 @@ def test_dense_layers_by_their_product():
         alike(tape, plain, (1, 1))
 
 
+@pytest.mark.parametrize("cast", [
+    lambda norm, z: norm.float()(z.float()).double(),
+    lambda norm, z: norm.float()(z.to(torch.float32)).type_as(z),
+])  # fmt: skip
+def test_a_norm_in_another_precision_belongs_to_the_map_before_it(cast):
+    """As Keras runs BatchNorm in float32 in a network of float64."""
+
+    def forward(net: Image, x: Tensor) -> Tensor:
+        h = F.relu(cast(net.norm, net.one(x)))
+        return F.relu(net.lone(F.max_pool2d(F.relu(net.two(h)), 2)))
+
+    tape, own = (salience.record(Image(function), images()) for function in (forward, torch_own))
+    for method in METHODS:  # as far as float32 rounds
+        one, two = tape.explain(method, 1), own.explain(method, 1)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5 * float(two.abs().max()))
+
+
 def test_a_second_reader_keeps_a_bias_apart():
     def form(net: Image, x: Tensor) -> Tensor:
         z = F.conv2d(x, net.one.weight, padding=1)

@@ -140,7 +140,7 @@ ELEMENTWISE = (
 # Rearrangements of entries, through which a bias may be added later.
 LAYOUTS = frozenset(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims t T mT "
-    "numpy_T movedim moveaxis contiguous clone to".split()
+    "numpy_T movedim moveaxis contiguous clone to type type_as float double half bfloat16".split()
 )
 # Functions with a kink, which a ReLU can be spelled with.
 KINKED = frozenset(

@@ -73,7 +73,7 @@ class Readers:
             alone = len(leaves((operation.args, operation.kwargs), Ref)) == 1
             if tail is None or not alone or result.numel() != operands[0].numel():
                 return
-            if isinstance(operation.args[0], Ref) and result.dtype == operands[0].dtype:
+            if isinstance(operation.args[0], Ref) and result.is_floating_point():
                 layout = _layout(operation)
                 self._tails[value] = tail._replace(layouts=(*tail.layouts, layout))
 
