@@ -342,6 +342,26 @@ def test_weights_without_an_end(saved, tmp_path, place):
         load_model(file)
 
 
+def test_attributes_of_weights_that_are_texts(saved, tmp_path):
+    """Keras reads them: many can be references to one that is long."""
+    import h5py
+    import numpy as np
+
+    def texts(file):
+        long = np.array([random.Random(0).randbytes(10**6).hex(), *["z"] * 2999], object)
+        file.create_dataset("a", (4,), "f4").attrs.create("dtype", long, dtype=h5py.string_dtype())
+
+    data = weights(tmp_path, texts)["model.weights.h5"]
+    file = rewritten(saved[2], tmp_path / "net.keras", **{"model.weights.h5": data})
+    with pytest.raises(SalienceError, match="unpack to more than they should"):
+        load_model(file)
+    first = data.index(b"GCOL\x01") + 16
+    data = data[:first] + bytes(16) + data[first + 16 :]  # free space of no length
+    file = rewritten(saved[2], tmp_path / "net.keras", **{"model.weights.h5": data})
+    with pytest.raises(SalienceError, match="texts that are stored without an end"):
+        load_model(file)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

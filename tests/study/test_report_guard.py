@@ -314,10 +314,20 @@ def test_texts_that_are_all_the_same_long_one_are_refused(
         open_study(nc)
 
 
+def test_texts_without_an_end_are_refused(nc: Path) -> None:
+    """HDF5's library goes on reading free space of no length; one of 5,000 damaged files had it."""
+    raw = bytearray(nc.read_bytes())
+    first = raw.index(b"GCOL\x01") + 16
+    raw[first : first + 16] = bytes(16)
+    nc.write_bytes(raw)
+    with pytest.raises(SalienceError, match="got texts that are stored without an end"):
+        open_study(nc)
+
+
 def test_a_file_that_is_two_formats_is_refused(nc: Path) -> None:
     """netCDF's library reads the first bytes; HDF5's looks further on, too."""
     nc.write_bytes(b"CDF\x01".ljust(512, b"\0") + nc.read_bytes())
-    with pytest.raises(SalienceError, match=r"got study\.nc does not begin as HDF5 does"):
+    with pytest.raises(SalienceError, match="got it does not begin as HDF5 does"):
         open_study(nc)
 
 
@@ -325,5 +335,5 @@ def test_a_file_whose_own_numbers_are_of_another_width_is_refused(nc: Path) -> N
     made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     made.set_sizes(4, 4)
     h5py.h5f.create(bytes(nc), fcpl=made).close()
-    with pytest.raises(SalienceError, match=r"got study\.nc counts in 4 and 4 bytes"):
+    with pytest.raises(SalienceError, match="got it counts in 4 and 4 bytes"):
         open_study(nc)

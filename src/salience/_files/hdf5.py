@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import mmap
-from pathlib import Path
 from typing import Any
 
+Bytes = bytes | mmap.mmap
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAP = b"GCOL\x01"  # a collection of texts of any length
+_OBJECT = 16  # bytes before each of them: their number, and how long they are
 _FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
 
 
@@ -39,33 +40,40 @@ def entries_of(item: Any) -> int:
     return math.prod(max(n, chunk) for n, chunk in zip(shape, item.chunks or shape, strict=True))
 
 
-def check_start(file: Path, held: Any) -> None:
-    """Raise ValueError for a file that other libraries may read as another one.
-
-    HDF5 itself looks for its signature further on, and has numbers of any width.
-    """
-    with file.open("rb") as stream:
-        if stream.read(len(_SIGNATURE)) != _SIGNATURE:
-            raise ValueError(f"{file.name} does not begin as HDF5 does")
-    sizes = held.id.get_create_plist().get_sizes()
-    if sizes != (8, 8):
-        raise ValueError(f"{file.name} counts in {sizes[0]} and {sizes[1]} bytes, not in 8")
-
-
-def longest_text(file: Path) -> int:
+def longest_text(data: Bytes, held: Any) -> int:
     """The bytes that a text of any length may have in a file: those of the largest collection.
 
     Any number of texts can be references to a single one.
+
+    data  of the file that is held open
+
+    Errors: ValueError for a file that other libraries may read as another one, and for a collection
+    that HDF5's library would read without end.
     """
-    longest = 0
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
-        place = held.find(_HEAP)
-        while place >= 0:
-            size = int.from_bytes(held[place + 8 : place + 16], "little")
-            if place + size <= len(held):  # others are numbers that look like one
-                longest = max(longest, size)
-            place = held.find(_HEAP, place + 1)
+    if data[: len(_SIGNATURE)] != _SIGNATURE:  # HDF5 looks for it further on, too
+        raise ValueError("it does not begin as HDF5 does")
+    if (sizes := held.id.get_create_plist().get_sizes()) != (8, 8):
+        raise ValueError(f"it counts in {sizes[0]} and {sizes[1]} bytes, not in 8")
+    longest, place = 0, data.find(_HEAP)
+    while place >= 0:
+        size = int.from_bytes(data[place + 8 : place + 16], "little")
+        if place + size <= len(data):  # others are numbers that look like one
+            _check_collection(data[place : place + size])
+            longest = max(longest, size)
+        place = data.find(_HEAP, place + 1)
     return longest
+
+
+def _check_collection(data: bytes) -> None:
+    """Raise ValueError unless a collection ends: its free space says itself how long it is."""
+    place = _OBJECT  # of the collection itself, which begins as its objects do
+    while place + _OBJECT <= len(data):
+        number, length = (int.from_bytes(data[place + i : place + j], "little")
+                          for i, j in ((0, 2), (8, 16)))  # fmt: skip
+        step = length if number == 0 else _OBJECT + length + -length % 8
+        if step < _OBJECT:
+            raise ValueError("texts that are stored without an end")
+        place += step
 
 
 def bytes_of(kind: Any, longest: int) -> int:
@@ -76,3 +84,8 @@ def bytes_of(kind: Any, longest: int) -> int:
     if kind.get_class() == h5t.STRING:
         of_any_length = kind.is_variable_str()
     return kind.get_size() + longest * of_any_length
+
+
+def attribute_bytes(held: Any, longest: int) -> int:
+    """The bytes that an attribute declares."""
+    return bytes_of(held.get_type(), longest) * math.prod(held.shape or ())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import stat
 import zipfile
@@ -18,7 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from salience._files.hdf5 import bytes_of, check_start, entries_of, filters_of, longest_text, member
+from salience._files.hdf5 import (
+    attribute_bytes,
+    bytes_of,
+    entries_of,
+    filters_of,
+    longest_text,
+    member,
+)
 from salience._study.chunks import check_hdf5, check_zstd
 
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
@@ -71,8 +79,7 @@ def _hdf5(file: Path, size: int) -> None:
     import h5py
 
     with h5py.File(file, "r") as held:
-        check_start(file, held)
-        longest = longest_text(file)
+        longest = _longest_text(file, held)
         total = _attributes("the file", held, longest)
         _bounded(total, size)
         for name in map(str, held):
@@ -89,6 +96,11 @@ def _hdf5(file: Path, size: int) -> None:
             check_hdf5(name, item, filters)
 
 
+def _longest_text(file: Path, held: Any) -> int:
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return longest_text(data, held)
+
+
 def _attributes(name: str, item: Any, longest: int) -> int:
     """The bytes that the attributes of an array declare."""
     from h5py import h5t
@@ -96,11 +108,10 @@ def _attributes(name: str, item: Any, longest: int) -> int:
     total = 0
     for key in item.attrs:
         held = item.attrs.get_id(key)
-        kind = held.get_type()
-        plain = kind.get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
+        plain = held.get_type().get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
         if not plain and key not in _REFERRING:
             raise ValueError(f"the attribute {key} of {name} is neither numbers nor text")
-        total += bytes_of(kind, longest) * math.prod(held.shape or ())
+        total += attribute_bytes(held, longest)
     return total
 
 

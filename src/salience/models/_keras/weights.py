@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from salience._files.hdf5 import entries_of, filters_of, member
+from salience._files.hdf5 import attribute_bytes, entries_of, filters_of, longest_text, member
 
 _MOST_GROUPS = 10**5
 
@@ -21,6 +21,7 @@ def stored_bytes(data: bytes, most: int) -> int:
 
     total, seen = 0, set()
     with h5py.File(io.BytesIO(data), "r") as file:
+        longest = longest_text(data, file)
         left: list[tuple[str, Any]] = [("the root", file)]
         while left:
             name, item = left.pop()
@@ -28,6 +29,7 @@ def stored_bytes(data: bytes, most: int) -> int:
             if place in seen:
                 raise ValueError(f"{name} is linked to twice")
             seen.add(place)
+            total += sum(attribute_bytes(item.attrs.get_id(key), longest) for key in item.attrs)
             if isinstance(item, h5py.Group):
                 left += [(f"{name}/{key}", member(item, key)) for key in map(str, item)]
             elif isinstance(item, h5py.Dataset):
@@ -41,7 +43,7 @@ def stored_bytes(data: bytes, most: int) -> int:
 
 def _declared(name: str, item: Any) -> int:
     """The bytes that reading an array may take."""
-    filters_of(name, item)
     if item.dtype.kind not in "fiubV" or item.dtype.hasobject or item.dtype.names:
         raise ValueError(f"{name} holds no numbers, but {item.dtype}")
+    filters_of(name, item)
     return item.dtype.itemsize * entries_of(item)
