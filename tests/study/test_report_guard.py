@@ -314,6 +314,18 @@ def test_texts_that_are_all_the_same_long_one_are_refused(
         open_study(nc)
 
 
+def test_texts_that_overlap_are_refused(nc: Path) -> None:
+    """100,000 collections, each of all that follows: they would be looked through in hours."""
+    count, raw = 10**5, nc.read_bytes()
+    with nc.open("ab") as file:
+        for left in range(count, 0, -1):
+            file.write(b"GCOL\x01\0\0\0" + (16 * left).to_bytes(8, "little"))
+    with pytest.raises(SalienceError, match="got texts that overlap"):
+        open_study(nc)
+    nc.write_bytes(raw)
+    open_study(nc).dataset.close()
+
+
 def test_texts_without_an_end_are_refused(nc: Path) -> None:
     """HDF5's library goes on reading free space of no length; one of 5,000 damaged files had it."""
     raw = bytearray(nc.read_bytes())

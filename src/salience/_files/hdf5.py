@@ -47,27 +47,29 @@ def longest_text(data: Bytes, held: Any) -> int:
 
     data  of the file that is held open
 
-    Errors: ValueError for a file that other libraries may read as another one, and for a collection
-    that HDF5's library would read without end.
+    Errors: ValueError for a file that other libraries may read as another one, and for collections
+    that HDF5's library would read without end, or that overlap.
     """
     if data[: len(_SIGNATURE)] != _SIGNATURE:  # HDF5 looks for it further on, too
         raise ValueError("it does not begin as HDF5 does")
     if (sizes := held.id.get_create_plist().get_sizes()) != (8, 8):
         raise ValueError(f"it counts in {sizes[0]} and {sizes[1]} bytes, not in 8")
-    longest, place = 0, data.find(_HEAP)
+    longest, total, place = 0, 0, data.find(_HEAP)
     while place >= 0:
         size = int.from_bytes(data[place + 8 : place + 16], "little")
         if place + size <= len(data):  # others are numbers that look like one
-            _check_collection(data[place : place + size])
-            longest = max(longest, size)
+            longest, total = max(longest, size), total + size
+            if total > len(data):  # each would have to be looked through by itself
+                raise ValueError("texts that overlap")
+            _check_collection(data, place, place + size)
         place = data.find(_HEAP, place + 1)
     return longest
 
 
-def _check_collection(data: bytes) -> None:
+def _check_collection(data: Bytes, place: int, end: int) -> None:
     """Raise ValueError unless a collection ends: its free space says itself how long it is."""
-    place = _OBJECT  # of the collection itself, which begins as its objects do
-    while place + _OBJECT <= len(data):
+    place += _OBJECT  # of the collection itself, which begins as its objects do
+    while place + _OBJECT <= end:
         number, length = (int.from_bytes(data[place + i : place + j], "little")
                           for i, j in ((0, 2), (8, 16)))  # fmt: skip
         step = length if number == 0 else _OBJECT + length + -length % 8
