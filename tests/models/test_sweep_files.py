@@ -14,7 +14,7 @@ from typing import Any
 import folder_nets
 import pytest
 import torch
-from file_nets import export, export_onnx
+from file_nets import Inputs, export, export_onnx
 from torch import Tensor, nn
 
 import salience
@@ -62,6 +62,33 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     return Logits(net).double().eval(), x
 
 
+def through_a_file(net: nn.Module, form: str, folder: Path, x: Inputs) -> tuple[nn.Module, Path]:
+    """What is read of a file of the network, and the file; a refusal is a skip."""
+    file = folder / ("net.pt2" if FORMS[form] is export else "net.onnx")
+    logging.disable(logging.CRITICAL)
+    try:
+        FORMS[form](net, file, form, x)
+    except Exception as error:  # whatever an exporter raises
+        pytest.skip(f"not exported: {type(error).__name__}")
+    finally:
+        logging.disable(logging.NOTSET)
+    try:
+        return load_model(str(file)), file
+    except SalienceError as error:
+        pytest.skip(f"refused: {error}")
+
+
+def run_by_others(file: Path, x: Tensor) -> Tensor:
+    """The outputs of a file by the libraries that its format comes from."""
+    if file.suffix == ".pt2":
+        return torch.export.load(file).module()(x).detach()
+    from onnx.reference import ReferenceEvaluator
+
+    session = ReferenceEvaluator(str(file))
+    (output, *_) = session.run(None, {session.input_names[0]: x.numpy()})
+    return torch.as_tensor(output)
+
+
 NETWORKS = [*ZOO, *(f"transformers/{name}" for name in folder_nets.NETWORKS)]
 
 
@@ -71,21 +98,11 @@ NETWORKS = [*ZOO, *(f"transformers/{name}" for name in folder_nets.NETWORKS)]
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_maps_of_a_file(name: str, form: str, tmp_path: Path):
     net, x = build(name)
-    file = tmp_path / ("net.pt2" if FORMS[form] is export else "net.onnx")
-    logging.disable(logging.CRITICAL)
-    try:
-        FORMS[form](net, file, form, x)
-    except Exception as error:  # whatever an exporter raises
-        pytest.skip(f"not exported: {type(error).__name__}")
-    finally:
-        logging.disable(logging.NOTSET)
-    try:
-        loaded = load_model(str(file))
-    except SalienceError as error:
-        pytest.skip(f"refused: {error}")
+    loaded, file = through_a_file(net, form, tmp_path, x)
     values = net(x).detach()
     changes = (values[0] - values[1]).abs().max()  # little, where weights are random
     if (loaded(x) - values).abs().max() > TOLERANCE[form] * changes.clamp(max=1):
+        assert off(loaded(x), run_by_others(file, x)) < 1e-6, "what the file holds"
         pytest.skip("another function: the exporter's")
     # how far the functions differ: a decomposition rounds otherwise, and kinks make more of that
     tolerance = max(TOLERANCE[form], 30 * off(slope(loaded, x), slope(net.eval(), x)))

@@ -6,18 +6,15 @@ reader refuses.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_sweep_files import FORMS, METHODS, TOLERANCE, export, off
+from test_sweep_files import FORMS, METHODS, TOLERANCE, off, through_a_file
 from torch import Tensor, nn
 
 import salience
-from salience._errors import SalienceError
-from salience.models import load_model
 from salience.models._optional import import_torchvision, need
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -71,18 +68,7 @@ def build(family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("family", _SIZES)
 def test_the_maps_of_a_file(family: str, form: str, tmp_path: Path):
     net, x = build(family)
-    file = tmp_path / ("net.pt2" if FORMS[form] is export else "net.onnx")
-    logging.disable(logging.CRITICAL)
-    try:
-        FORMS[form](net, file, form, x)
-    except Exception as error:  # whatever an exporter raises
-        pytest.skip(f"not exported: {type(error).__name__}")
-    finally:
-        logging.disable(logging.NOTSET)
-    try:
-        loaded = load_model(str(file))
-    except SalienceError as error:
-        pytest.skip(f"refused: {error}")
+    loaded, _ = through_a_file(net, form, tmp_path, x)
     own, tape = salience.record(net, x), salience.record(loaded, x)
     assert off(tape.output, own.output) < TOLERANCE[form]
     for method in METHODS:

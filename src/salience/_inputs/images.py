@@ -39,7 +39,7 @@ def read_images(
     files: Sequence[Path], channels: int, size: int | None, mean: Sequence[float] | None,
     std: Sequence[float] | None, max_bytes: int,
 ) -> Tensor:  # fmt: skip
-    """Images (B, channels, H, W), scaled as `salience._cli.inputs.load_inputs` says."""
+    """Images (B, channels, H, W), scaled to 0 ... 1 and then by mean and std."""
     if size is not None and size < 1:
         raise expected("a size of at least 1 pixel", f"{size}", "The network's own, such as 224.")
     images: list[np.ndarray] = []  # (H, W, C) each

@@ -77,7 +77,7 @@ def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
 
 
 def _alone(outputs: Any) -> Any:
-    """The one tensor of nested trees."""
+    """The one tensor of nested containers."""
     found = _paths(outputs)
     if len(found) == 1:
         return next(iter(found.values()))

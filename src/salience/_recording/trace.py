@@ -74,7 +74,7 @@ class Trace:
 
 
 def leaves(tree: Any, kind: type[T]) -> list[T]:
-    """All objects of a kind in nested trees."""
+    """All objects of a kind in nested containers."""
     found: list[T] = []
     _collect((tree,), kind, found)
     return found

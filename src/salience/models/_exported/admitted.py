@@ -65,7 +65,7 @@ view view_as view_as_complex view_as_real zero zeros zeros_like
 _UNDERSCORED = """
 __and__ __or__ __xor__
 _native_batch_norm_legit_functional
-_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_scalar _assert_tensor_metadata _cdist_forward
+_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_tensor_metadata _cdist_forward
 _conj _fft_c2c _fft_c2r _fft_r2c _fused_rms_norm _local_scalar_dense _log_softmax
 _native_batch_norm_legit _native_batch_norm_legit_no_training _native_multi_head_attention
 _prelu_kernel _safe_softmax _scaled_dot_product_flash_attention_for_cpu _softmax _to_copy

@@ -51,8 +51,7 @@ def _gemm(given: Operands, a: Attributes, opset: int) -> Tensor:
 def _batch_normalization(given: Operands, a: Attributes, opset: int) -> Tensor:
     x, scale, bias, mean, variance = given
     if a.get("training_mode"):  # by its own statistics
-        mean = variance = None
-        return F.batch_norm(x, mean, variance, scale, bias, True, 0.0, a.get("epsilon", 1e-5))
+        return F.batch_norm(x, None, None, scale, bias, True, 0.0, a.get("epsilon", 1e-5))
     if mean.requires_grad or variance.requires_grad:  # of weights, which are standardised so
         shape = (-1, *(1,) * (x.ndim - 2))
         factor = scale * (variance + a.get("epsilon", 1e-5)).rsqrt()
