@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import salience
 import salience.plot._maps
 import salience.report
-from salience._cli.explain import largest_error
 from salience._cli.results import LIMITS, verdict_table
 
 COUNT = 4
@@ -97,17 +96,15 @@ def main() -> None:
     )  # fmt: skip
     maps: dict[str, Tensor] = {}
     for name in salience.methods:
-        own = {name: PARAMETERS[name]} if name in PARAMETERS else {}
-        single = salience.methods[name].run is None
-        seconds, made = timed(
-            partial(salience.explain, network, x, name, parameters=own), 3 if single else 1
-        )
+        method = salience.methods[name].having(**PARAMETERS.get(name, {}))
+        count = 3 if method.single_pass else 1
+        seconds, made = timed(partial(salience.explain, network, x, method), count)
         maps |= made
         cost = f"{seconds / unit:.1f}"
-        table.add_row(name, f"{seconds:.2f}", cost, largest_error(made[name]))
+        table.add_row(name, f"{seconds:.2f}", cost, made.largest_error(name))
         console.print(f"{name}: {seconds:.1f} s", style="dim")
     console.print(table)
-    single_pass = [name for name, method in salience.methods.items() if method.run is None]
+    single_pass = [name for name, method in salience.methods.items() if method.single_pass]
     together, _ = timed(partial(salience.explain, network, x, single_pass))
     console.print(
         f"The {len(single_pass)} single-pass methods together, on one recorded pass: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from subject import COSMOLOGIES, NETWORKS, OUTPUTS, Subject
 from torch import Tensor, nn
 
 import salience
+from salience import Maps, Method
 from salience._randomization.cascade import Recipe, cascade, ordered_stages
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
@@ -23,18 +24,21 @@ METHODS = (
     "gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "guided_backprop",
     "deconvnet", "deep_taylor", "lrp_epsilon", "lrp_alpha_beta", "excitation_backprop",
 )  # fmt: skip
-SINGLE = [name for name in METHODS if salience.methods[name].run is None]
+SINGLE = [name for name in METHODS if salience.methods[name].single_pass]
 MANY = [name for name in METHODS if name not in SINGLE]
 EDGES, FINE_EDGES = (0, 3), (-1, 0, 1, 2, 3)  # standard deviations of a map
 FULL = {"integrated_gradients": {"max_steps": 64}}
 REDUCED = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 16}}
 
 
-def explained(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """Output -> method -> maps shaped like x."""
-    given = {name: FULL[name] for name in names if name in FULL}
+def methods_of(names: Sequence[str], parameters: Mapping[str, Mapping[str, float]]) -> list[Method]:
+    return [salience.methods[name].having(**parameters.get(name, {})) for name in names]
+
+
+def explained(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Maps[Tensor]]:
+    """Output -> maps shaped like x, by method."""
     return {
-        output: salience.explain(network, x, names, k, batch_size=24, parameters=given)
+        output: salience.explain(network, x, methods_of(names, FULL), k, batch_size=24)
         for k, output in enumerate(OUTPUTS)
     }
 
@@ -62,7 +66,7 @@ def measure_maps(subject: Subject) -> xarray.Dataset:
             parts.append(shares.reset_coords(("lower", "upper"), drop=True))
         whole = xarray.concat(parts, "method").sel({"method": list(METHODS)})
         data = data.merge(whole.rename({n: f"{prefix}{n}" for n in (*whole.data_vars, "class")}))
-    errors = [m["integrated_gradients"].completeness_error.max() for m in together.values()]
+    errors = [maps.error["integrated_gradients"].max() for maps in many.values()]
     return data.assign_attrs(completeness_error=float(max(errors)))
 
 
@@ -79,7 +83,7 @@ def measure_cascade(subject: Subject) -> xarray.Dataset:
 
 
 def randomised(
-    subject: Subject, count: int, methods: Sequence[str], output: str, **options: Any
+    subject: Subject, count: int, methods: Sequence[str | Method], output: str, **options: Any
 ) -> xarray.Dataset:
     """The randomisation test on the first `count` maps."""
     return salience.randomization_test(
@@ -100,7 +104,7 @@ for _output in OUTPUTS:
     )
     # at reduced cost: FEW maps, 3 of the stages
     PARTS[f"few {_output}"] = partial(
-        randomised, count=FEW, methods=MANY, output=_output, stages=3, parameters=REDUCED
+        randomised, count=FEW, methods=methods_of(MANY, REDUCED), output=_output, stages=3
     )
 JOBS = [
     (name, part)

@@ -13,17 +13,21 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
+from salience._study.maps import Maps
+from salience._study.store import open_maps as open
 from salience._study.verdicts import Verdict, Verdicts, verdicts
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
-from salience.rules._table import Method, methods
+from salience.rules._method import Method
+from salience.rules._table import methods
 
 if TYPE_CHECKING:
     from salience import adapters, models, plot, report, rules
 
 __all__ = [
     "Coverage",
+    "Maps",
     "Method",
     "SalienceError",
     "SalienceWarning",
@@ -37,6 +41,7 @@ __all__ = [
     "explain",
     "methods",
     "models",
+    "open",
     "plot",
     "randomization_test",
     "record",

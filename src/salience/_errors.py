@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 _CLOSE = 0.65  # 'epz' is 0.67 of 'eps'; 'gradcam' is 0.53 of 'gradient', and another method
 _SHORT = 2  # letters, which begin too many names
@@ -27,6 +30,14 @@ class NotApplicable(SalienceError):
 def expected(what: str, got: str, cure: str) -> SalienceError:
     """The one form of every message of this package."""
     return SalienceError(printable(f"expected {what}; got {got}. {cure}"))
+
+
+def warn(message: str) -> None:
+    """A SalienceWarning about the line outside of this package that led here."""
+    here, level, frame = f"{Path(__file__).parent}/", 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SalienceWarning, stacklevel=level)
 
 
 def printable(text: str) -> str:

@@ -39,7 +39,7 @@ class Parts(nn.Module):
     def forward(self, x):
         return {"logits": self.layer(x), "rest": x}
 """
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 CONTROLS = ["input", "edges", "random_map"]
 
 

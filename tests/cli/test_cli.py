@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from chosen import chosen
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -57,8 +58,7 @@ def run(*args):
 def explained(*args):
     result = run("explain", *args, "-o", "out")
     assert result.exit_code == 0, result.output
-    with np.load("out/maps.npz") as file:
-        return result, dict(file)
+    return result, salience.open("out")
 
 
 def test_methods_lists_the_registry():
@@ -79,19 +79,17 @@ def test_all_methods_with_their_errors_inputs_and_outputs(folder):
         scope = {}
         exec(FACTORY, scope)
         network = scope["net"]().eval()
-    maps = salience.explain(network, x, seed=4, parameters={"smoothgrad": {"n": 3}})
+    maps = salience.explain(network, x, chosen({"smoothgrad": {"n": 3}}), seed=4)
+    assert list(file) == list(maps) and file.errors == maps.errors
     for name, values in maps.items():
         assert name in result.stdout
-        np.testing.assert_array_equal(file[name], values.numpy(), err_msg=name)
-        for error in ("conservation_error", "completeness_error"):
-            assert hasattr(values, error) == (f"{name}.{error}" in file)
-    np.testing.assert_array_equal(
-        file["lrp_epsilon.conservation_error"], maps["lrp_epsilon"].conservation_error
-    )
-    np.testing.assert_array_equal(file["input"], x)
-    np.testing.assert_array_equal(file["output"], network(x).detach())
-    np.testing.assert_array_equal(file["target_value"], network(x).detach().amax(1))
-    assert "out/maps.npz" in result.stdout
+        np.testing.assert_array_equal(file[name], values, err_msg=name)
+        if name in maps.error:
+            np.testing.assert_array_equal(file.error[name], maps.error[name])
+    np.testing.assert_array_equal(file.inputs, x)
+    np.testing.assert_array_equal(file.output, network(x).detach())
+    np.testing.assert_array_equal(file.value, network(x).detach().amax(1))
+    assert "out/maps.nc" in result.stdout
     assert "out/overview.png" in result.stdout
     with Image.open("out/overview.png") as picture:
         picture.verify()
@@ -100,10 +98,10 @@ def test_all_methods_with_their_errors_inputs_and_outputs(folder):
 def test_provenance_tells_versions_options_and_parameters(folder):
     _, file = explained("nets.py:net", "x.npy", "--methods", "lrp_epsilon", "--target", "2",
                         "--param", "lrp_epsilon.eps=0.5")  # fmt: skip
-    told = json.loads(str(file["provenance"]))
-    assert told["methods"] == {"lrp_epsilon": {"eps": 0.5}}
-    assert told["options"]["target"] == "2"
-    assert told["options"]["seed"] == 0
+    told = file.attrs
+    assert file.parameters == {"lrp_epsilon": {"eps": 0.5}}
+    assert json.loads(told["options"])["target"] == "2"
+    assert json.loads(told["options"])["seed"] == 0
     assert told["torch"] == torch.__version__
     assert {"salience", "numpy", "python", "model_fingerprint", "data_fingerprint"} <= set(told)
 
@@ -111,9 +109,9 @@ def test_provenance_tells_versions_options_and_parameters(folder):
 def test_the_same_command_gives_the_same_bytes(folder):
     args = ("nets.py:net", "x.npy", "--methods", "smoothgrad,lrp_alpha_beta")
     explained(*args)
-    first = (folder / "out/maps.npz").read_bytes()
+    first = (folder / "out/maps.nc").read_bytes()
     explained(*args, "--overwrite")
-    assert (folder / "out/maps.npz").read_bytes() == first
+    assert (folder / "out/maps.nc").read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,8 @@ def test_uncovered_operations_are_named_and_strict_refuses(folder):
     args = ("nets.py:table", "t.npy", "--methods", "guided_backprop")
     result, file = explained(*args)
     assert "gelu" in result.stdout
-    assert file["guided_backprop"].dtype == np.float32  # the network's type, not the file's
+    assert file.uncovered == {"guided_backprop": ("gelu",)}
+    assert file["guided_backprop"].dtype == torch.float32  # the network's type, not the file's
     refused = run("explain", *args, "--strict", "-o", "strict")
     assert refused.exit_code == 2
     assert "expected operations that guided_backprop has rules for; got gelu" in refused.stderr
@@ -159,9 +158,8 @@ def test_images_with_markup_in_their_names(folder, factory, channels):
     result = run("explain", f"nets.py:{factory}", "[red]pictures", "--size", 8, "--mean", "0.5",
                  "--std", "0.25", "--methods", "gradient", "-o", "[red]out")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "[red]out/maps.npz" in result.stdout
-    with np.load("[red]out/maps.npz") as file:
-        x = file["input"]
+    assert "[red]out/maps.nc" in result.stdout
+    x = salience.open("[red]out").inputs
     assert x.shape == (2, channels, 8, 8)
     assert -2 <= x.min() < x.max() <= 2
     missing = run("explain", "nets.py:net", "[red]none.png", "-o", "out")
@@ -228,7 +226,7 @@ def test_mistakes_are_one_message_and_exit_code_2(folder, args, message):
     assert message in result.stderr
     assert result.stderr.startswith("Error: expected ")
     assert "Traceback" not in result.output
-    assert not (folder / "out" / "maps.npz").exists()
+    assert not (folder / "out" / "maps.nc").exists()
 
 
 def test_a_missing_option_is_a_usage_error(folder):
@@ -238,7 +236,7 @@ def test_a_missing_option_is_a_usage_error(folder):
 
 
 def test_a_bug_is_not_hidden_as_a_mistake(folder, monkeypatch):
-    monkeypatch.setattr("salience._cli.app.timed_maps", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("salience._cli.app.told_or_explained", lambda *args, **more: 1 / 0)
     assert isinstance(
         run("explain", "nets.py:net", "x.npy", "-o", "out").exception, ArithmeticError
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from typer.testing import CliRunner
 
 import salience
 from salience._cli.app import app
-from salience._cli.explain import named, save_maps
 
 FACTORY = """
 import torch
@@ -90,8 +87,7 @@ def run(command, *args):
 def explained(*args):
     result = run("explain", *args, "-o", "out")
     assert result.exit_code == 0, result.output
-    with np.load("out/maps.npz") as file:
-        return result, dict(file)
+    return result, salience.open("out")
 
 
 def checked(*args):
@@ -117,14 +113,15 @@ def test_ids_have_relevance_per_token(folder):
                              "--methods", "gradient,lrp_epsilon")  # fmt: skip
     ids = torch.from_numpy(IDS)
     maps = salience.explain(made("Text"), ids, ["gradient", "lrp_epsilon"], 1, output="0.scores")
-    for name, values in maps.items():
+    with xarray.open_dataset("out/maps.nc") as held:
+        per_token = held.maps.load()[:, 0]
+    for row, (name, values) in enumerate(maps.items()):
         assert file[name].shape == (3, 6, 4)
         np.testing.assert_array_equal(file[name], values)
-        np.testing.assert_allclose(file[f"{name}.per_token"], values.numpy().sum(-1), atol=1e-7)
-    error = maps["lrp_epsilon"].conservation_error
-    np.testing.assert_array_equal(file["lrp_epsilon.conservation_error"], error)
-    np.testing.assert_array_equal(file["input"], IDS)
-    assert file["input"].dtype == np.int64
+        np.testing.assert_allclose(per_token[row], values.numpy().sum(-1), atol=1e-7)
+    np.testing.assert_array_equal(file.error["lrp_epsilon"], maps.error["lrp_epsilon"])
+    np.testing.assert_array_equal(file.inputs, IDS)
+    assert file.inputs.dtype == torch.int64
     assert pictures(folder) == ["overview.png"] and "out/overview.png" in result.stdout
     assert run("report", "out", "-o", "page.html").exit_code == 0
     page = (folder / "page.html").read_text(encoding="utf-8")
@@ -141,21 +138,18 @@ def test_several_inputs_have_their_own_maps_and_pictures(folder):
     for method, held in maps.items():
         assert set(held) == {"ids", "image", "row", "age"}
         for name, values in held.items():
-            np.testing.assert_allclose(file[f"{method}.{name}"], values, rtol=1e-5, atol=1e-8)
-        per_token = held["ids"].numpy().sum(-1)
-        np.testing.assert_allclose(file[f"{method}.ids.per_token"], per_token, atol=1e-6)
-    per_token = [name for name in file if name.endswith("per_token")]
-    assert per_token == ["gradient.ids.per_token", "lrp_epsilon.ids.per_token"]
-    for name in both():
-        np.testing.assert_allclose(file[f"input.{name}"], both()[name], rtol=1e-6)
-    assert file["lrp_epsilon.conservation_error"].shape == (3,)
-    told = json.loads(str(file["provenance"]))
-    assert told["data_shape"].startswith("{'ids': (3, 6), 'mask': (3, 6), 'image': (3, 1, 6, 6)")
+            np.testing.assert_allclose(file[method][name], values, rtol=1e-5, atol=1e-8)
+        assert set(file[method]) == set(held)
+    for name in both().keys() - {"scale"}:
+        np.testing.assert_allclose(file.inputs[name], both()[name], rtol=1e-6)
+    assert file.error["lrp_epsilon"].shape == (3,)
+    shapes = "{'ids': (3, 6), 'mask': (3, 6), 'image': (3, 1, 6, 6)"
+    assert file.attrs["data_shape"].startswith(shapes)
     assert pictures(folder) == ["overview_ids.png", "overview_image.png", "overview_row.png"]
     assert "No picture of age: its maps have no space." in result.stdout
     refused = run("report", "out", "-o", "page.html")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("Error: expected the maps of one input; got input.ids")
+    assert "expected scores, or the maps of one input" in refused.stderr
 
 
 def test_names_of_inputs_are_no_paths(folder):
@@ -171,7 +165,7 @@ def test_names_of_inputs_are_no_paths(folder):
 
 def test_maps_without_space_have_no_picture(folder):
     result, file = explained("nets.py:bag", "ids.npy", "--methods", "gradient")
-    assert file["gradient"].shape == (3, 4) and "gradient.per_token" not in file
+    assert file["gradient"].shape == (3, 4)
     assert pictures(folder) == []
     assert "No picture of the input: its maps have no space." in result.stdout
 
@@ -183,21 +177,6 @@ def test_methods_that_do_not_apply_are_left_out_unless_named(folder):
     refused = run("explain", "nets.py:normed", "ids.npy", "--methods", "deep_taylor", "-o", "no")
     assert refused.exit_code == 2
     assert "got 'layer_norm'" in refused.stderr
-
-
-def test_paths_in_nested_containers():
-    held = {"ids": (torch.ones(1), torch.zeros(1)), "flag": True, "none": None}
-    assert list(named("m", held)) == ["m.ids.0", "m.ids.1"]
-    assert list(named("m", torch.ones(1))) == ["m"]
-
-
-def test_several_embeddings_of_the_same_ids_add_up(tmp_path):
-    ids, maps = torch.from_numpy(IDS), (torch.rand(3, 6, 4), torch.rand(3, 6, 2), torch.rand(3, 5))
-    save_maps(tmp_path / "m.npz", {"ids": ids}, {}, {"a": {"ids": maps}}, "{}")
-    with np.load(tmp_path / "m.npz") as file:
-        np.testing.assert_array_equal(file["a.ids.1"], maps[1])
-        total = maps[0].sum(-1) + maps[1].sum(-1)
-        np.testing.assert_allclose(file["a.ids.per_token"], total, rtol=1e-6)
 
 
 # -- salience check --------------------------------------------------------------------------------
@@ -250,9 +229,9 @@ MISTAKES = {
     "ssim of ids": (["check", "nets.py:Text", "ids.npy", "--output", "0.scores", "--score", "ssim"],
                     "expected a single floating-point input for ssim; got several inputs, or ids"),
     "names": (["explain", "nets.py:Text", "both.npz", "--output", "0.scores"],
-              "expected inputs that the network takes; got {'ids': (3, 6)"),
+              "A dict is given by names"),
     "integers that nothing embeds": (["explain", "nets.py:signal", "ids.npy"],
-                                     "Integers are taken for ids that the network embeds: save"),
+                                     "got torch.int64 that no embedding reads"),
     "output": (["explain", "nets.py:Text", "ids.npy", "--output", "0.score"],
                "Did you mean 'scores'?"),
 }  # fmt: skip

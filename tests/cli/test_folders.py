@@ -79,8 +79,8 @@ def test_a_result_is_replaced_only_where_that_is_asked_for(folder: Path) -> None
         assert held(out) == sorted(["notes.txt", *wanted])
     done = run("explain", "nets.py:net", "x.npy", "--methods", "gradient", "-o", "out",
                "--overwrite")  # fmt: skip
-    assert done.exit_code == 0 and held(out) == ["maps.npz", "notes.txt", "overview.png"]
-    assert "out/maps.npz" in done.stdout and ".part" not in done.output
+    assert done.exit_code == 0 and held(out) == ["maps.nc", "notes.txt", "overview.png"]
+    assert "out/maps.nc" in done.stdout and ".part" not in done.output
 
 
 def test_the_report_is_about_the_last_result(folder: Path) -> None:

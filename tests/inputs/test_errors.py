@@ -327,12 +327,11 @@ def test_explain(given, parts):
 
 def test_a_baseline_per_sample_through_batches():
     x, model = inputs(5), linear()
-    given = {"integrated_gradients": {"baseline": x.flip(0)}}
+    method = salience.rules.integrated_gradients(x.flip(0))
     maps = [
-        salience.explain(model, x, "integrated_gradients", target=1, batch_size=size,
-                         parameters=given)["integrated_gradients"]
+        salience.explain(model, x, method, target=1, batch_size=size)["integrated_gradients"]
         for size in (None, 2)
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(maps[0], maps[1])
 
 

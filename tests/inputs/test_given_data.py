@@ -101,8 +101,8 @@ def test_other_arrays_are_read_as_inputs_are(run):
     function = salience.randomization_test if run is randomized else salience.explain
 
     def values(target: Any, start: Any) -> Any:
-        given = {"integrated_gradients": {"baseline": start}}
-        found = function(dense(), ROWS, "integrated_gradients", target, parameters=given, **options)
+        method = salience.rules.integrated_gradients(start)
+        found = function(dense(), ROWS, method, target, **options)
         return found["spearman"].values[0] if run is randomized else found["integrated_gradients"]
 
     plain = values(classes, baseline)

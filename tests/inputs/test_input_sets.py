@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from chosen import with_error
 from torch import Tensor
 from two_streams import close, data, gradients, streams
 
@@ -29,7 +30,7 @@ class Rows(torch.utils.data.Dataset[Any]):
 @pytest.mark.parametrize("form", ["tuple", "dict", "arrays", "loader", "loader of dicts"])
 def test_explain_takes_whole_containers_and_batches_of_them(form: str):
     model, x = streams(), data(7)
-    facts = salience.record(model, x).explain("lrp_epsilon", target=1)
+    facts, error = with_error(salience.record(model, x), "lrp_epsilon", 1)
     named = {"image": x[0], "row": x[1]}
     loader = {"loader": "tuple", "loader of dicts": "dict"}.get(form)
     if loader:
@@ -38,20 +39,17 @@ def test_explain_takes_whole_containers_and_batches_of_them(form: str):
         given = {"tuple": x, "dict": named, "arrays": tuple(v.numpy() for v in x)}[form]
     size = None if loader else 3
     maps = salience.explain(model, given, ["lrp_epsilon"], target=1, batch_size=size)
-    maps = maps["lrp_epsilon"]
-    for map, fact in zip(maps.values() if "dict" in form else maps, facts, strict=True):
+    close(maps.error["lrp_epsilon"], error)
+    own = maps["lrp_epsilon"]
+    for map, fact in zip(own.values() if "dict" in form else own, facts, strict=True):
         close(map, fact)
-        close(map.conservation_error, fact.conservation_error)
 
 
 def test_parameters_for_every_sample_are_split_with_their_container():
     model, x = streams(), data(5)
     begins = tuple(torch.randn_like(v) for v in x)
-    own = {"integrated_gradients": {"baseline": begins, "max_steps": 16}}
-    whole, split = (
-        salience.explain(model, x, "integrated_gradients", 0, batch_size=n, parameters=own)
-        for n in (5, 2)
-    )
+    own = salience.rules.integrated_gradients(begins, max_steps=16)
+    whole, split = (salience.explain(model, x, own, 0, batch_size=n) for n in (5, 2))
     for a, b in zip(whole["integrated_gradients"], split["integrated_gradients"], strict=True):
         close(a, b)
 

@@ -175,9 +175,9 @@ def test_the_command_line(tmp_path: Path, kind: type[nn.Module], suffix: str):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "overview_image.png").is_file()
     wanted = salience.explain(net, x, "lrp_epsilon", target=1)["lrp_epsilon"]
-    with np.load(tmp_path / "out" / "maps.npz") as held:  # images are channels first in results
-        for name, fact in wanted.items():
-            np.testing.assert_allclose(held[f"lrp_epsilon.{name}"], fact, rtol=1e-4, atol=1e-7)
+    held = salience.open(tmp_path / "out")["lrp_epsilon"]  # images are channels first in results
+    for name, fact in wanted.items():
+        np.testing.assert_allclose(held[name], fact, rtol=1e-4, atol=1e-7)
 
 
 def test_inputs_that_the_file_does_not_take(tmp_path: Path):

@@ -216,7 +216,7 @@ def test_the_command_line_explains_a_keras_model(saved, tmp_path):
     arguments = ["explain", str(saved[2]), str(tmp_path / "a.png"), "--methods", "gradient"]
     result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "out" / "maps.npz").is_file()
+    assert (tmp_path / "out" / "maps.nc").is_file()
 
 
 # -- refused --------------------------------------------------------------------------------------

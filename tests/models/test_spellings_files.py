@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from chosen import with_error
 from file_nets import export
 from spelled import ACTIVATIONS
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import salience
 from salience.models import load_model
 
-METHODS = [name for name, method in salience.methods.items() if method.run is None]
+METHODS = [name for name, method in salience.methods.items() if method.single_pass]
 WIDTH, TOKENS = 6, 4
 
 
@@ -217,8 +218,7 @@ def maps(tape: salience.Tape, method: str) -> tuple[Tensor, Tensor | None]:
     """The maps of output 1 of each branch (branches, B, T, C), and their conservation errors."""
     count = len(tape.x) // len(tokens())
     target = torch.arange(count).mul(3).add(1).repeat_interleave(len(tokens()))
-    found = tape.explain(method, target=target)
-    errors = getattr(found, "conservation_error", None)
+    found, errors = with_error(tape, method, target)
     return found.unflatten(0, (count, -1)), errors
 
 

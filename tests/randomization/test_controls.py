@@ -50,7 +50,7 @@ def test_inputs_without_space_have_no_edges():
 
 
 def test_all_single_pass_methods_by_default():
-    single = [name for name, method in salience.methods.items() if method.run is None]
+    single = [name for name, method in salience.methods.items() if method.single_pass]
     data = run(conv_net(), images(2, 1, 8, 8), None)
     assert list(data.method.values) == [*single, "input", "edges", "random_map"]
     joined = run(conv_net(), images(2, 1, 8, 8), ["smoothgrad"], stages=1, repeats=1)

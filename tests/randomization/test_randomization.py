@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from chosen import chosen
 from hypothesis import given
 from hypothesis import strategies as st
 from randomized import ORDERS, SCORES, conv_net, images, run, timeless, values
@@ -172,8 +173,8 @@ def test_stages_are_evenly_spread(total, data):
 
 def test_the_dataset_holds_what_repeats_the_run():
     case = CASES["mlp"]
-    given = {"lrp_epsilon": {"eps": 0.25}}
-    data = run(case.model, case.x, ["lrp_epsilon"], parameters=given, order="bottom_up", seed=9)
+    method = salience.rules.lrp_epsilon(eps=0.25)
+    data = run(case.model, case.x, method, order="bottom_up", seed=9)
     attributes = data.attrs
     for name, value in {
         "order": "bottom_up", "repeats": 2, "stages": "all", "seed": 9, "weights": "own",
@@ -196,9 +197,9 @@ def test_the_trained_maps_tell_their_errors():
     net = conv_net()
     x = images(5, 1, 12, 12)
     given = {"integrated_gradients": {"max_steps": 8, "tol": 1.0}}
-    methods = ["gradient", "lrp_epsilon", "lrp_alpha_beta", "integrated_gradients"]
-    data = run(net, x, methods, parameters=given, batch_size=2, repeats=1)
-    maps = salience.explain(net, x, methods, 0, parameters=given)
+    methods = chosen(given, ["gradient", "lrp_epsilon", "lrp_alpha_beta", "integrated_gradients"])
+    data = run(net, x, methods, batch_size=2, repeats=1)
+    maps = salience.explain(net, x, methods, 0)
     for name, wanted in {
         "conservation_error": ["lrp_epsilon", "lrp_alpha_beta"],
         "completeness_error": ["integrated_gradients"],
@@ -206,7 +207,8 @@ def test_the_trained_maps_tell_their_errors():
         for method in map(str, data.method.values):
             found = values(data, name, method)
             if method in wanted:
-                expected = getattr(maps[method], name).numpy()
+                assert maps.errors[method] == name
+                expected = maps.error[method].numpy()
                 # float32 sums of terms that cancel, in batches of another size
                 np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
                 assert found.max() > 1e-8
@@ -216,8 +218,8 @@ def test_the_trained_maps_tell_their_errors():
 
 def test_costs_are_in_gradients():
     """No timing is asserted here, but what is measured: the more passes, the dearer."""
-    given = {"smoothgrad": {"n": 64}}
-    data = run(conv_net(), images(5, 1, 32, 32), ["gradient", "smoothgrad"], parameters=given)
+    methods = ["gradient", salience.rules.smoothgrad(n=64)]
+    data = run(conv_net(), images(5, 1, 32, 32), methods)
     found = data.cost.sel({"method": ["gradient", "smoothgrad"]}).values
     assert (found > 0).all() and found[1] > found[0]
     assert np.isnan(data.cost.values[data.role.values != "method"]).all()

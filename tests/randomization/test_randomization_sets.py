@@ -23,7 +23,7 @@ from salience._study.provenance import data_fingerprint
 from salience._tape.tape import Tape
 
 CASES = input_cases()
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 
 
 def run(case: Any, methods: Any = "gradient", **options: Any) -> Any:

@@ -21,7 +21,7 @@ from salience._tape.tape import Tape
 
 CASES = cases()
 ORDERS = ["top_down", "bottom_up", "independent"]
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 
 
 class Count(TorchDispatchMode):

@@ -9,7 +9,7 @@ from traps import close
 
 import salience
 
-METHODS = [name for name, method in salience.methods.items() if method.run is None]
+METHODS = [name for name, method in salience.methods.items() if method.single_pass]
 
 
 def alike(tape: salience.Tape, reference: salience.Tape, target, methods=METHODS) -> None:

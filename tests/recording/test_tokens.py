@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from chosen import with_error
 from torch import Tensor, nn
 
 import salience
@@ -18,7 +19,7 @@ from salience._recording.replay import replay
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
 
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 8]])
 WORDS, WIDTH = 9, 4
 
@@ -138,9 +139,9 @@ def test_embedded_positions_are_constants(name: str):
 def test_relevance_of_tokens_adds_up_and_a_padded_one_gets_what_its_neighbour_reads():
     net = Text()
     nn.init.zeros_(net.mix.bias), nn.init.zeros_(net.head.bias)
-    map = salience.record(net, IDS).explain("lrp_epsilon", target=1, eps=0.0)
+    map, error = with_error(salience.record(net, IDS), "lrp_epsilon", 1, eps=0.0)
     close(map.sum(-1).sum(-1), net(IDS)[:, 1].detach())
-    assert float(map.conservation_error.max()) < 1e-9
+    assert float(error.max()) < 1e-9
     assert map.sum(-1).shape == IDS.shape
     assert float(map[0, 5].abs().max()) == 0  # the padding's row of the table is 0
 
@@ -164,15 +165,15 @@ def test_integrated_gradients_go_from_a_baseline_to_the_embedding(baseline: Any)
     embedded = net.words(IDS).detach()
     begin = net.words.weight[0].detach() if baseline == "padding" else torch.zeros(WIDTH).double()
     given = begin if baseline == "padding" else baseline
-    map = salience.record(net, IDS).explain(
-        "integrated_gradients", target=1, baseline=given, tol=0, max_steps=64)  # fmt: skip
+    own = {"baseline": given, "tol": 0, "max_steps": 64}
+    map, error = with_error(salience.record(net, IDS), "integrated_gradients", 1, **own)
     steps = [begin + (k + 0.5) / 64 * (embedded - begin) for k in range(64)]
     mean = torch.stack([gradient_at(net, step, IDS) for step in steps]).mean(0)
     close(map, (embedded - begin) * mean)
     difference = net.scores(embedded, IDS) - net.scores(begin.expand_as(embedded), IDS)
     total = map.sum((1, 2))
     missing = (total - difference[:, 1].detach()) / difference[:, 1].detach()
-    close(map.completeness_error, missing.abs(), 1e-8)
+    close(error, missing.abs(), 1e-8)
 
 
 class Pairs(nn.Module):
@@ -205,10 +206,10 @@ def test_ids_that_several_embeddings_read_beside_numbers():
         for map, part in ((coarse, weight[:4]), (fine, weight[4:8]), (own, weight[8:])):
             close(map, part / count[:, None])
     tape = salience.record(net, x)
-    maps = tape.explain("lrp_epsilon", target=2, eps=0.0)
+    maps, error = with_error(tape, "lrp_epsilon", 2, eps=0.0)
     total = maps["kind"][0].sum(1) + maps["kind"][1].sum(1) + maps["numbers"].sum(1)
     lost = (net.head.bias[2] / count / tape.output[:, 2]).detach()
-    close(maps["numbers"].conservation_error, lost.abs(), 1e-9)
+    close(error, lost.abs(), 1e-9)
     close((total / tape.output[:, 2]), 1 - lost)
 
 

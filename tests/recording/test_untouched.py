@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chosen import chosen
 from torch import Tensor, nn
 
 import salience
 
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 
 
 def x_of(count: int = 4) -> Tensor:
@@ -83,8 +84,7 @@ test.__test__ = False  # type: ignore[attr-defined]
     lambda model: salience.record(model, x_of()).explain("gradient"),
     lambda model: salience.explain(model, x_of()),
     lambda model: test(model, x_of()),
-    lambda model: test(model, x_of(), methods=["smoothgrad"],
-                       parameters={"smoothgrad": {"n": 2}}),
+    lambda model: test(model, x_of(), methods=salience.rules.smoothgrad(n=2)),
 ], ids=["record", "explain", "test", "test of several passes"])  # fmt: skip
 def test_what_a_model_assigns_in_its_forward_is_put_back(run):
     model = Assigns()
@@ -142,15 +142,14 @@ def test_inference_mode_of_callers_and_of_weights(made, inside):
     plain.load_state_dict({name: v.clone() for name, v in model.state_dict().items()})
     x = x_of()[:, None]
     given = {"smoothgrad": {"n": 2}, "integrated_gradients": {"max_steps": 4}}
-    maps = salience.explain(plain, x, target=1, parameters=given)
-    study = test(plain, x, methods=["gradient", "lrp_epsilon", "smoothgrad"],
-                 parameters={"smoothgrad": {"n": 2}})  # fmt: skip
+    names = ["gradient", "lrp_epsilon", "smoothgrad"]
+    maps = salience.explain(plain, x, chosen(given), target=1)
+    study = test(plain, x, methods=chosen(given, names))
     subject = model if made else plain
     with torch.inference_mode(inside):
         x = x.clone()
-        found = salience.explain(subject, x, target=1, parameters=given)
-        again = test(subject, x, methods=["gradient", "lrp_epsilon", "smoothgrad"],
-                     parameters={"smoothgrad": {"n": 2}})  # fmt: skip
+        found = salience.explain(subject, x, chosen(given), target=1)
+        again = test(subject, x, methods=chosen(given, names))
     for name, map in maps.items():
         assert torch.equal(map, found[name]), name
     np.testing.assert_array_equal(study.spearman.values, again.spearman.values)
@@ -198,8 +197,9 @@ def test_nothing_depends_on_global_defaults(other_defaults, default, weights):
     given = {"smoothgrad": {"n": 2}}
 
     def run() -> tuple[Any, Any]:
-        study = test(model, x, methods=names, parameters=given, repeats=2, weights=weights)
-        return salience.explain(model, x, names, parameters=given), study
+        methods = chosen(given, names)
+        study = test(model, x, methods=methods, repeats=2, weights=weights)
+        return salience.explain(model, x, methods), study
 
     maps, study = run()
     (torch.set_default_device if default == "meta" else torch.set_default_dtype)(default)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray
 from report_pages import (
     HOSTILE,
@@ -26,7 +27,7 @@ from report_pages import (
 )
 from typer.testing import CliRunner
 
-from salience import SalienceError, attribution_by_value, methods
+from salience import Maps, SalienceError, attribution_by_value, methods
 from salience._cli.app import app
 from salience._cli.report import report_command
 from salience._study.store import open_study
@@ -104,7 +105,7 @@ def test_the_page_of_a_plain_check_has_everything(
     rows = {row["method"]: row for row in held["test"]["rows"]}
     for name, row in rows.items():
         assert (row["cost"] is not None) == (row["role"] == "method"), name
-    sums = {name for name, m in methods.items() if m.relevance and m.run is None}
+    sums = {name for name, m in methods.items() if m.relevance and m.single_pass}
     assert {n for n, row in rows.items() if row["error"] is not None} == sums
     shares = held["attribution"]
     assert len(shares["classes"]) == 4 and shares["units"] == "absolute" and shares["inputs"] == 4
@@ -117,12 +118,16 @@ def test_the_page_of_a_plain_check_has_everything(
 
 def test_maps_of_explain_are_reported(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)
-    origin = json.dumps({"model": "Net", "options": {"target": 1}})
-    np.savez(
-        tmp_path / "maps.npz", input=x, output=x[:, 0, 0], target_value=x[:, 0, 0, 0],
-        lrp_epsilon=2 * x, gradient=x, provenance=np.array(origin),
-        **{"lrp_epsilon.conservation_error": np.array([0.1, 0.3])},
-    )  # fmt: skip
+    inputs = torch.from_numpy(x)
+    Maps(
+        {"lrp_epsilon": 2 * inputs, "gradient": inputs},
+        inputs,
+        inputs[:, 0, 0],
+        inputs[:, 0, 0, 0],
+        {"lrp_epsilon": torch.tensor([0.1, 0.3], dtype=torch.float64)},
+        errors={"lrp_epsilon": "conservation_error"},
+        attrs={"model": "Net", "options": json.dumps({"target": 1})},
+    ).save(tmp_path / "maps.nc")
     page = report_command(tmp_path, tmp_path / "report.html", say=lambda _: None).read_text()
     held = block_of(page, "study")
     assert held["maps"]["methods"] == ["lrp_epsilon", "gradient"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from chosen import chosen, with_error
 from nets import chain, fill, new, small_nets
 from oracles import ORACLES
 from torch import Tensor, nn
@@ -64,21 +65,20 @@ ERRORS = {16: abs(8 / 16 / 0.485 - 1), 32: abs(16 / 32 / 0.485 - 1), 64: abs(31 
 def test_each_sample_is_complete_within_the_tolerance(name: str, tol: float):
     net, x = NETS[name]
     target = [b % 3 for b in range(len(x))]
-    maps = salience.record(net, x).explain(
-        "integrated_gradients", target=target, tol=tol, max_steps=2048
-    )
+    tape = salience.record(net, x)
+    maps, told = with_error(tape, "integrated_gradients", target, tol=tol, max_steps=2048)
     gap = (net(x) - net(torch.zeros_like(x))).detach()[range(len(x)), target]
     error = (maps.flatten(1).sum(1) - gap).abs() / gap.abs()
     assert bool((error <= tol).all())
-    torch.testing.assert_close(maps.completeness_error, error, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(told, error, rtol=1e-6, atol=1e-12)
 
 
 def test_steps_are_doubled_for_each_sample_until_it_is_complete():
     model, x = hinge(), at_jumps(EASY, HARD)
-    maps = salience.record(model, x).explain("integrated_gradients", target=0)
+    maps, error = with_error(salience.record(model, x), "integrated_gradients", 0)
     close(maps, x * torch.tensor([[8 / 16], [31 / 64]], dtype=torch.float64))
     expected = torch.tensor([0.0, ERRORS[64]], dtype=torch.float64)
-    torch.testing.assert_close(maps.completeness_error, expected, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(error, expected, rtol=1e-9, atol=1e-14)
     # the recorded pass, the baseline, then both samples at 16 + 32 + 64 points
     assert sum(model.batches) == 2 * (1 + 1 + 16 + 32 + 64)
 
@@ -96,14 +96,13 @@ def test_an_easy_batch_stops_at_sixteen_steps():
 )  # fmt: skip
 def test_max_steps_is_never_exceeded(most: int, used: list[int]):
     model, x = hinge(), at_jumps(HARD)
-    maps = salience.record(model, x).explain(
-        "integrated_gradients", target=0, tol=0.0, max_steps=most
-    )
+    tape = salience.record(model, x)
+    maps, error = with_error(tape, "integrated_gradients", 0, tol=0.0, max_steps=most)
     assert sum(model.batches) == 1 + 1 + sum(used)
     oracle = ORACLES["integrated_gradients"](model.net, x, [0], steps=used[-1])
     close(maps, oracle)
     if used[-1] in ERRORS:
-        assert maps.completeness_error.item() == pytest.approx(ERRORS[used[-1]], rel=1e-9)
+        assert error.item() == pytest.approx(ERRORS[used[-1]], rel=1e-9)
 
 
 def test_the_default_tolerance_and_steps():
@@ -122,14 +121,12 @@ def test_a_sample_is_refined_no_further_for_its_batch():
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_integrated_gradients_do_not_depend_on_the_split_of_the_data(size: int):
     x = at_jumps(HARD, EASY, 0.31, 0.9, 0.123)
-    whole = salience.explain(hinge(), x, "integrated_gradients", 0)["integrated_gradients"]
-    split = salience.explain(hinge(), x, "integrated_gradients", 0, batch_size=size)
-    maps = split["integrated_gradients"]
-    close(maps, whole, 1e-14)
-    torch.testing.assert_close(
-        maps.completeness_error, whole.completeness_error, rtol=1e-9, atol=1e-14
-    )
-    assert maps.completeness_error.shape == (5,)
+    name = "integrated_gradients"
+    whole = salience.explain(hinge(), x, name, 0)
+    split = salience.explain(hinge(), x, name, 0, batch_size=size)
+    close(split[name], whole[name], 1e-14)
+    torch.testing.assert_close(split.error[name], whole.error[name], rtol=1e-9, atol=1e-14)
+    assert split.error[name].shape == (5,)
 
 
 BASELINES: dict[str, Any] = {
@@ -146,15 +143,14 @@ BASELINES: dict[str, Any] = {
 def test_baselines(form: str):
     net, x = NETS["conv2d"]
     baseline = BASELINES[form]
-    maps = salience.record(net, x).explain(
-        "integrated_gradients", target=1, baseline=baseline, max_steps=8, tol=0.0
-    )
+    given = {"baseline": baseline, "max_steps": 8, "tol": 0.0}
+    maps, told = with_error(salience.record(net, x), "integrated_gradients", 1, **given)
     start = torch.as_tensor(baseline, dtype=x.dtype).expand_as(x)
     oracle = ORACLES["integrated_gradients"](net, x, [1, 1], baseline=start, steps=8)
     close(maps, oracle, 1e-11)
     gap = (net(x) - net(start)).detach()[:, 1]
     error = (maps.flatten(1).sum(1) - gap).abs() / gap.abs()
-    torch.testing.assert_close(maps.completeness_error, error, rtol=1e-8, atol=0)
+    torch.testing.assert_close(told, error, rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 8, 8), (3, 3, 8, 8), (1, 2, 3, 8, 8)])
@@ -169,9 +165,9 @@ def test_a_baseline_of_another_shape_is_refused(shape: tuple[int, ...]):
 
 def test_the_input_as_its_own_baseline_has_an_empty_map_without_error():
     net, x = NETS["conv2d"]
-    maps = salience.record(net, x).explain("integrated_gradients", target=1, baseline=x)
+    maps, error = with_error(salience.record(net, x), "integrated_gradients", 1, baseline=x)
     assert torch.equal(maps, torch.zeros_like(x))
-    assert maps.completeness_error.tolist() == [0, 0]
+    assert error.tolist() == [0, 0]
 
 
 def test_argmax_means_the_class_of_the_input_on_the_whole_way():
@@ -194,7 +190,7 @@ def draws(x: Tensor, n: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "base", [name for name, method in salience.methods.items() if method.run is None]
+    "base", [name for name, method in salience.methods.items() if method.single_pass]
 )
 def test_smoothgrad_is_the_mean_of_its_bases_maps(base: str):
     net, x = NETS["conv_bn_relu"]
@@ -264,9 +260,9 @@ def test_maps_do_not_depend_on_the_split_into_passes(
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_smoothgrad_does_not_depend_on_the_split_of_the_data(size: int):
     net, x = NETS["max_pool"]
-    given = {"smoothgrad": {"n": 6}}
-    whole = salience.explain(net, x, "smoothgrad", 1, parameters=given)["smoothgrad"]
-    split = salience.explain(net, x, "smoothgrad", 1, batch_size=size, parameters=given)
+    given = salience.rules.smoothgrad(n=6)
+    whole = salience.explain(net, x, given, 1)["smoothgrad"]
+    split = salience.explain(net, x, given, 1, batch_size=size)
     close(split["smoothgrad"], whole)
 
 
@@ -310,17 +306,15 @@ def test_batches_and_passes_are_halved_together(most: int):
     x = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     target = [b % 4 for b in range(7)]
     names = ["gradient", "lrp_epsilon", *PASSES]
-    fact = salience.explain(net, x, names, target, parameters=PASSES)
+    fact = salience.explain(net, x, chosen(PASSES, names), target)
     model = Counting(net, most).eval()
-    maps = salience.explain(model, x, names, target, parameters=PASSES)
+    maps = salience.explain(model, x, chosen(PASSES, names), target)
     assert max(model.batches) <= most
     for name in names:
         close(maps[name], fact[name])
-    for name, error in (("lrp_epsilon", "conservation_error"),
-                        ("integrated_gradients", "completeness_error")):  # fmt: skip
-        torch.testing.assert_close(
-            getattr(maps[name], error), getattr(fact[name], error), rtol=1e-7, atol=1e-12
-        )
+    assert list(maps.error) == ["lrp_epsilon", "integrated_gradients"]
+    for name, error in maps.error.items():
+        torch.testing.assert_close(error, fact.error[name], rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", PASSES)
@@ -359,11 +353,11 @@ def test_the_conservation_error_is_the_relative_gap(method: str, name: str):
     target = [b % 3 for b in range(len(x))]
     tape = salience.record(net, x)
     value = net(x).detach()[range(len(x)), target]
-    maps = tape.explain(method, target=target)
+    maps, told = with_error(tape, method, target)
     start = torch.ones_like(value) if method == "excitation_backprop" else value
     error = (maps.flatten(1).sum(1) - start).abs() / start.abs()
-    assert maps.conservation_error.shape == (len(x),)
-    torch.testing.assert_close(maps.conservation_error, error, rtol=1e-9, atol=1e-13)
+    assert told.shape == (len(x),)
+    torch.testing.assert_close(told, error, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("method", RELEVANCE)
@@ -373,10 +367,10 @@ def test_another_start_scales_map_and_error(method: str, start: Any):
     start = torch.tensor(start, dtype=x.dtype).expand(3)
     tape = salience.record(net, x)
     ones = tape.explain(method, target=2, start=1.0)
-    maps = tape.explain(method, target=2, start=start)
+    maps, told = with_error(tape, method, 2, start=start)
     close(maps, ones * start.view(-1, 1, 1, 1))
     error = (maps.flatten(1).sum(1) - start).abs() / start.abs()
-    torch.testing.assert_close(maps.conservation_error, error, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(told, error, rtol=1e-9, atol=1e-13)
 
 
 def test_the_conservation_error_by_hand():
@@ -386,14 +380,14 @@ def test_the_conservation_error_by_hand():
         linear.weight.copy_(torch.tensor([[3.0, -1.0]]))
         linear.bias.fill_(2.0)
     tape = salience.record(chain(linear).eval(), torch.ones(1, 2, dtype=torch.float64))
-    maps = tape.explain("lrp_alpha_beta", target=0, alpha=1.0, beta=0.0)
+    maps, error = with_error(tape, "lrp_alpha_beta", 0, alpha=1.0, beta=0.0)
     assert maps.tolist() == [[pytest.approx(4 * 3 / 5), 0]]
-    assert maps.conservation_error.item() == pytest.approx(2 / 5)
-    maps = tape.explain("lrp_epsilon", target=0, eps=0.0)
+    assert error.item() == pytest.approx(2 / 5)
+    maps, error = with_error(tape, "lrp_epsilon", 0, eps=0.0)
     assert maps.tolist() == [[3, -1]]
-    assert maps.conservation_error.item() == pytest.approx(2 / 4)
-    assert tape.explain("deep_taylor", target=0).conservation_error.item() < 1e-15
-    assert tape.explain("excitation_backprop", target=0).conservation_error.item() < 1e-15
+    assert error.item() == pytest.approx(2 / 4)
+    assert with_error(tape, "deep_taylor", 0)[1].item() < 1e-15
+    assert with_error(tape, "excitation_backprop", 0)[1].item() < 1e-15
 
 
 @pytest.mark.parametrize("size", [1, 2, None])
@@ -404,9 +398,10 @@ def test_errors_are_joined_over_batches(size: int | None):
     tape = salience.record(net, x)
     for name in names:
         error = "conservation_error" if name in RELEVANCE else "completeness_error"
-        fact = getattr(tape.explain(name, target=[0, 1, 2]), error)
-        torch.testing.assert_close(getattr(maps[name], error), fact, rtol=1e-7, atol=1e-12)
-    assert not hasattr(salience.explain(net, x, "gradient")["gradient"], "conservation_error")
+        assert maps.errors[name] == error
+        _, fact = with_error(tape, name, [0, 1, 2])
+        torch.testing.assert_close(maps.error[name], fact, rtol=1e-7, atol=1e-12)
+    assert not salience.explain(net, x, "gradient").error
 
 
 def test_half_precision_sums_are_not_the_error():
@@ -416,4 +411,4 @@ def test_half_precision_sums_are_not_the_error():
         net.layers[0].weight.fill_(1.0)
     x = torch.ones(1, 4096)
     tape = salience.record(net.bfloat16().eval(), x.bfloat16())
-    assert tape.explain("lrp_epsilon", target=0, eps=0.0).conservation_error.item() < 1e-6
+    assert with_error(tape, "lrp_epsilon", 0, eps=0.0)[1].item() < 1e-6

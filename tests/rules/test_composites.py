@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from chosen import with_error
 from nets import small_nets
 from oracles import ORACLES
 from torch import nn
@@ -77,10 +78,9 @@ def test_a_lone_batch_norm_counts_as_dense():
 def test_every_preset_keeps_the_relevance_of_nets_without_bias(preset):
     net, x = small_nets()["mlp_no_bias"]
     x = x.abs() + 0.1  # no input of 0, and units with terms of both signs
-    found = salience.record(net, x).explain(
-        "lrp_composite", target=[0] * len(x), preset=preset, low=-1.0, high=9.0, eps=0.0
-    )
-    assert found.conservation_error.max() < 1e-9
+    given = {"preset": preset, "low": -1.0, "high": 9.0, "eps": 0.0}
+    _, error = with_error(salience.record(net, x), "lrp_composite", [0] * len(x), **given)
+    assert error.max() < 1e-9
 
 
 def test_every_rule_can_be_chosen():

@@ -65,7 +65,7 @@ def test_large_dense_layers_in_blocks_of_rows(net, block, monkeypatch):
 @pytest.mark.parametrize("net", NETS)
 def test_methods_on_one_tape_do_not_disturb_each_other(net):
     model, x = NETS[net]
-    single = [name for name, method in salience.methods.items() if method.run is None]
+    single = [name for name, method in salience.methods.items() if method.single_pass]
     tape = salience.record(model, x)
     together = {name: tape.explain(name, target=1) for name in single}
     for name in reversed(single):

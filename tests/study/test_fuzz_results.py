@@ -20,7 +20,6 @@ import xarray
 from report_pages import small_net
 
 from salience import SalienceError, explain, randomization_test
-from salience._cli.explain import save_maps
 from salience._cli.report import report_command
 from salience._cli.results import judge_study, save_study
 
@@ -58,7 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     study = randomization_test(
         net, x, names, repeats=2, keep_maps=2, progress=False, scores=["spearman_abs", "ssim"]
     )
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "npz")}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "maps")}
     for name in ("nc", "zarr"):
         told = {"model_fingerprint": study.attrs["model_fingerprint"]}
         judged = judge_study(study, "spearman_abs")
@@ -66,7 +65,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     packing = {n: {"zlib": True, "shuffle": True, "fletcher32": True} for n in study.data_vars}
     study.to_netcdf(folders["packed"] / "study.nc", encoding=packing)
     maps = explain(net, x, names)
-    save_maps(folders["npz"] / "maps.npz", x, {"output": net(x)}, maps, json.dumps({"model": "N"}))
+    maps.save(folders["maps"] / "maps.nc")
     return folders
 
 
@@ -129,16 +128,7 @@ def mislead(folder: Path, draw: random.Random) -> None:
 
 def reshape(folder: Path, draw: random.Random) -> None:
     """A proper file whose arrays are others than a result's."""
-    file = next(f for f in folder.iterdir() if f.suffix in (".nc", ".zarr", ".npz"))
-    if file.suffix == ".npz":
-        with np.load(file) as held:
-            arrays = dict(held)
-        name = draw.choice(list(arrays))
-        changed = spoiled(arrays.pop(name), draw)
-        if changed is not None:
-            arrays[draw.choice([name, name, name, "x", "input", "provenance"])] = changed
-        np.savez(file, **arrays)
-        return
+    file = next(f for f in folder.iterdir() if f.suffix in (".nc", ".zarr"))
     with opened(file) as lazy:
         study = lazy.load()
     for _ in range(draw.choice([1, 1, 2, 3])):
@@ -232,7 +222,7 @@ def damaged(folder: Path, source: Path, seed: int) -> str:
         return damage.__name__
 
 
-@pytest.mark.parametrize("form", ["nc", "packed", "zarr", "npz"])
+@pytest.mark.parametrize("form", ["nc", "packed", "zarr", "maps"])
 def test_a_damaged_result_gives_a_page_or_a_sentence(
     results: dict[str, Path], tmp_path: Path, form: str
 ) -> None:

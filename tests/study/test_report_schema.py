@@ -133,30 +133,6 @@ def test_damaged_verdicts_are_told(study: xarray.Dataset, tmp_path: Path, held: 
     assert "verdicts.json" in said and ("spaerman" not in said or "'spearman'?" in said)
 
 
-X = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)
-MAPS = {
-    "no origin": {"input": X, "gradient": X},
-    "origin": {"input": X, "gradient": X, "provenance": np.array("{")},
-    "another origin": {"input": X, "gradient": X, "provenance": np.array("[1]")},
-    "half a character": {"input": X, "gradient": X, "provenance": np.array('{"a": "\\ud800"}')},
-    "text": {"input": X, "gradient": X.astype(str), "provenance": np.array("{}")},
-    "complex": {"input": X, "gradient": X.astype("c8"), "provenance": np.array("{}")},
-    "a number": {"input": np.array(1.0), "gradient": np.array(1.0), "provenance": np.array("{}")},
-    "none": {"input": X[:0], "gradient": X[:0], "provenance": np.array("{}")},
-    "swapped": {"input": X.astype(">f4"), "gradient": X, "provenance": np.array("{}")},
-    "errors": {"input": X, "gradient": X, "provenance": np.array("{}"),
-               "gradient.conservation_error": X},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("arrays", MAPS.values(), ids=MAPS.keys())
-def test_maps_with_other_contents_are_told(
-    tmp_path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
-) -> None:
-    np.savez(tmp_path / "maps.npz", **arrays)
-    assert "maps.npz" in reported(tmp_path)
-
-
 @pytest.mark.parametrize("form", ["study.nc", "study.zarr"])
 def test_a_cut_file_is_told(study: xarray.Dataset, tmp_path: Path, form: str) -> None:
     write_dataset(study, tmp_path / form)

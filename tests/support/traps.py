@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import salience
 
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 RULED = [name for name in SINGLE if salience.methods[name].rules]  # not plain autograd everywhere
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from chosen import chosen
 from counting import Convolutions, Counts
 from nets import Add, GraphNet, chain, fill, graph, new
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ import salience
 
 aten = torch.ops.aten
 
-SINGLE = [name for name, method in salience.methods.items() if method.run is None]
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 ALPHA1_BETA0 = {"alpha": 1.0, "beta": 0.0}
 # method, parameters -> hidden layers; first layer for x >= 0; first layer for x of either sign
 BUDGET: dict[str, tuple[str, dict[str, Any], tuple[int, int], tuple[int, int], tuple[int, int]]] = {
@@ -222,7 +223,7 @@ def test_all_methods_call_the_models_forward_once_besides_their_own_passes():
         "smoothgrad": {"n": 3},
         "integrated_gradients": {"max_steps": 8, "tol": 0.0},
     }
-    salience.explain(model, NOISE, target=1, parameters=given)
+    salience.explain(model, NOISE, chosen(given), target=1)
     # SmoothGrad: 3 draws of 2 samples in one pass; integrated gradients: the baseline, and 8 steps
     # of 2 samples in one pass
     assert model.calls == 1 + 1 + 2

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chosen import chosen
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import salience
+from salience import Maps, rules
 
 B = 5
 METHODS = list(salience.methods)
@@ -35,47 +37,47 @@ Y = torch.tensor([0, 2, 1, 1, 0])
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, Tensor]:
+def whole() -> Maps[Tensor]:
     """All methods on all samples in one batch."""
-    return salience.explain(MODEL, X, target=Y, parameters=FEW)
+    return salience.explain(MODEL, X, chosen(FEW), target=Y)
 
 
-def agree(maps: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
+def agree(maps: Maps[Tensor], whole: Maps[Tensor]) -> None:
     for name, reference in whole.items():
         assert reference.abs().max() > 0
         torch.testing.assert_close(maps[name], reference, rtol=1e-9, atol=1e-12)
-        for error in ("conservation_error", "completeness_error"):
-            assert hasattr(maps[name], error) == hasattr(reference, error)
-            if hasattr(reference, error):
-                assert getattr(maps[name], error).shape == (B,)
-                torch.testing.assert_close(
-                    getattr(maps[name], error), getattr(reference, error), rtol=1e-6, atol=1e-9
-                )
+    assert list(maps.error) == list(whole.error) and maps.errors == whole.errors
+    for name, error in whole.error.items():
+        assert error.shape == (B,)
+        torch.testing.assert_close(maps.error[name], error, rtol=1e-6, atol=1e-9)
 
 
 def test_all_methods_by_default(whole):
     assert list(whole) == METHODS
-    for name, maps in whole.items():
+    for maps in whole.values():
         assert maps.shape == X.shape
         assert maps.dtype == X.dtype
         assert not maps.requires_grad
-        method = salience.methods[name]
-        assert hasattr(maps, "conservation_error") == method.relevance
-        assert hasattr(maps, "completeness_error") == (name == "integrated_gradients")
+    for name, method in salience.methods.items():
+        complete = {"integrated_gradients": "completeness_error"}.get(name)
+        error = "conservation_error" if method.relevance else complete
+        assert whole.errors.get(name) == error and (name in whole.error) == (error is not None)
 
 
 def test_the_errors_are_what_they_say(whole):
     value = MODEL(X).detach()[torch.arange(B), Y]
     for name in ("deep_taylor", "lrp_epsilon", "lrp_alpha_beta"):
         error = (whole[name].flatten(1).sum(1) - value).abs() / value.abs()
-        torch.testing.assert_close(whole[name].conservation_error, error)
+        torch.testing.assert_close(whole.error[name], error)
     excitation = whole["excitation_backprop"]
     error = (excitation.flatten(1).sum(1) - 1).abs()
-    torch.testing.assert_close(excitation.conservation_error, error, rtol=1e-6, atol=1e-12)
+    found = whole.error["excitation_backprop"]
+    torch.testing.assert_close(found, error, rtol=1e-6, atol=1e-12)
     integrated = whole["integrated_gradients"]
     difference = value - MODEL(0 * X).detach()[torch.arange(B), Y]
     error = (integrated.flatten(1).sum(1) - difference).abs() / difference.abs()
-    torch.testing.assert_close(integrated.completeness_error, error, rtol=1e-6, atol=1e-9)
+    found = whole.error["integrated_gradients"]
+    torch.testing.assert_close(found, error, rtol=1e-6, atol=1e-9)
 
 
 def test_one_recorded_pass_equals_explain(whole):
@@ -87,13 +89,13 @@ def test_one_recorded_pass_equals_explain(whole):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 99])
 def test_batch_size_does_not_matter(whole, batch_size):
-    agree(salience.explain(MODEL, X, target=Y, parameters=FEW, batch_size=batch_size), whole)
+    agree(salience.explain(MODEL, X, chosen(FEW), target=Y, batch_size=batch_size), whole)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_a_data_loader_of_inputs_and_labels(whole, batch_size):
     loader = DataLoader(TensorDataset(X, Y), batch_size=2)
-    agree(salience.explain(MODEL, loader, target=Y, parameters=FEW, batch_size=batch_size), whole)
+    agree(salience.explain(MODEL, loader, chosen(FEW), target=Y, batch_size=batch_size), whole)
 
 
 FORMS: dict[str, Any] = {
@@ -160,9 +162,9 @@ def test_a_method_of_the_users_own():
     try:
         salience.methods["halved"] = mine
         torch.testing.assert_close(salience.explain(MODEL, X, "halved", target=Y)["halved"], maps)
-        assert "halved" in salience.explain(MODEL, X, target=Y, parameters=FEW)
-        smooth = {"smoothgrad": {"base": "halved", "n": 2, "noise": 0.0}}
-        maps_0 = salience.explain(MODEL, X, "smoothgrad", target=Y, parameters=smooth)
+        assert "halved" in salience.explain(MODEL, X, chosen(FEW), target=Y)
+        smooth = rules.smoothgrad("halved", n=2, noise=0.0)
+        maps_0 = salience.explain(MODEL, X, smooth, target=Y)
         torch.testing.assert_close(maps_0["smoothgrad"], maps)
     finally:
         del salience.methods["halved"]
@@ -171,19 +173,18 @@ def test_a_method_of_the_users_own():
 
 
 def test_parameters_reach_their_method_only():
-    given = {"lrp_epsilon": {"eps": 0.5}}
-    maps = salience.explain(MODEL, X, ["lrp_epsilon", "gradient"], Y, parameters=given)
+    coarse = rules.lrp_epsilon(eps=0.5)
+    maps = salience.explain(MODEL, X, [coarse, "gradient"], Y)
     expected = salience.record(MODEL, X).explain("lrp_epsilon", target=Y, eps=0.5)
     torch.testing.assert_close(maps["lrp_epsilon"], expected, rtol=0, atol=0)
     default = salience.explain(MODEL, X, "lrp_epsilon", Y)["lrp_epsilon"]
     assert not torch.allclose(default, expected)
-    assert given == {"lrp_epsilon": {"eps": 0.5}}
+    assert maps.parameters == {"lrp_epsilon": {"eps": 0.5}, "gradient": {}}
 
 
 def test_the_seed_is_that_of_smoothgrad():
     def run(seed: int) -> Tensor:
-        given = {"smoothgrad": {"n": 3}}
-        maps = salience.explain(MODEL, X, "smoothgrad", Y, seed=seed, parameters=given)
+        maps = salience.explain(MODEL, X, rules.smoothgrad(n=3), Y, seed=seed)
         return maps["smoothgrad"]
 
     assert torch.equal(run(0), run(0))
@@ -203,7 +204,7 @@ def test_one_pass_per_batch_serves_all_single_pass_methods():
     calls = []
     model = _model()
     model.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    single = [name for name in METHODS if salience.methods[name].run is None]
+    single = [name for name in METHODS if salience.methods[name].single_pass]
     salience.explain(model, X, single, Y, batch_size=2)
     assert calls == [2, 2, 1]
 
@@ -230,7 +231,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_batches_are_halved_when_memory_runs_out(whole, most, error):
-    agree(salience.explain(Small(most, error), X, target=Y, parameters=FEW), whole)
+    agree(salience.explain(Small(most, error), X, chosen(FEW), target=Y), whole)
 
 
 def test_halving_keeps_the_smaller_size():
@@ -263,7 +264,7 @@ def test_halving_inside_the_methods_of_several_passes(whole):
     """Copies of one sample fit, copies of the whole batch do not."""
     model = Small(5)
     names = ["smoothgrad", "integrated_gradients"]
-    maps = salience.explain(model, X, names, Y, parameters=FEW)
+    maps = salience.explain(model, X, chosen(FEW, names), Y)
     assert max(model.sizes) > 5
     for name in names:
         torch.testing.assert_close(maps[name], whole[name], rtol=1e-9, atol=1e-12)

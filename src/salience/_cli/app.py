@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,11 +24,10 @@ from salience._cli import results
 from salience._cli.explain import (
     device_of,
     outputs_of,
-    save_maps,
     save_overviews,
-    timed_maps,
+    table_of,
     titles_of,
-    uncovered_operations,
+    told_or_explained,
 )
 from salience._cli.manners import user_errors
 from salience._errors import printable
@@ -87,12 +87,13 @@ def explain_command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a method has no rule for an operation.")
     ] = False,
+    form: opt.Form = "nc",
     overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
     """Explain a trained network on data: one map per input and method.
 
-    OUT gets maps.npz (a map per method, with its errors, the inputs, outputs
+    OUT gets maps.nc (a map per method, with its errors, the inputs, outputs
     and the provenance of the run) and overview.png (a row per input, a column
     per method).
     """
@@ -137,7 +138,7 @@ def check_command(
             "the first; cascade.png has the first two.",
         ),
     ] = 4,
-    form: Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")] = "nc",
+    form: opt.Form = "nc",
     weights: opt.WeightsFile = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
@@ -203,31 +204,25 @@ def _explain(given: dict[str, Any]) -> None:
     from salience._cli.inputs import load_study
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
-    chosen = opt.parse_methods(given["methods"])
+    chosen = opt.parse_methods(given["methods"], given.get("param", []))
     run = {
         "target": opt.parse_target(given["target"]),
-        "parameters": opt.parse_parameters(given.get("param", []), chosen),
         "output": opt.parse_output(given.get("output")),
         "batch_size": given.get("batch_size"),
         "seed": given["seed"],
         "strict": given["strict"],
     }
+    results.check_format(given["form"], given["out"])
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:
         network, x, names = load_study(given)
-        outputs, values = outputs_of(network, x, run)
-        table, maps = timed_maps(network, x, chosen, run, skip=given["methods"] in _SETS)
-        _console().print(table)
-        told = json.dumps({
-            **provenance(network, x),
-            "numpy": np.__version__,
-            "options": _told(given),
-            "methods": {m.name: m.bound(run["parameters"].get(m.name, {})) for m in chosen},
-        })  # fmt: skip
-        arrays = {"output": outputs, "target_value": values}
-        save_maps(folder / "maps.npz", x, arrays, maps, told)
-        titles = titles_of(names, given["target"], outputs, values)
-        lines = [folder / "maps.npz", *save_overviews(folder, x, maps, titles)]
+        maps = told_or_explained(network, x, chosen, run, skip=given["methods"] in _SETS)
+        _console().print(table_of(maps))
+        told = {"numpy": np.__version__, "options": json.dumps(_told(given))}
+        maps = replace(maps, attrs=provenance(network, x) | told)
+        titles = titles_of(names, given["target"], maps.output, maps.value)
+        file = maps.save(folder / f"maps.{given['form']}")
+        lines = [file, *save_overviews(folder, maps, titles)]
     _show_files(out, lines)
 
 
@@ -236,12 +231,11 @@ def _check(given: dict[str, Any]) -> None:
     from salience._cli.inputs import load_study
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
-    chosen = opt.parse_methods(given["methods"])
+    chosen = opt.parse_methods(given["methods"], given.get("param", []))
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
         "stages": opt.parse_stages(given["stages"]), "weights": given["init"],
         "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
-        "parameters": opt.parse_parameters(given.get("param", []), chosen),
         **{name: given.get(name) for name in _PASSED_ON},
     }  # fmt: skip
     results.check_format(given["form"], given["out"])
@@ -254,11 +248,12 @@ def _check(given: dict[str, Any]) -> None:
         device = device_of(network, x)
         x = trees.each(lambda part: part.to(device), x)
         tape = record(network, some(x, slice(1)), output=options["output"])
-        uncovered = uncovered_operations(tape, chosen)
+        uncovered = {method.name: tape.uncovered(method) for method in chosen}
         if options["keep_maps"] and not can_be_shown(x, tape.leaves):
             _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
             options["keep_maps"] = 0
-        wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
+        skips = given["methods"] == "single-pass" and not given.get("param")
+        wanted = None if skips else chosen  # None: all that apply
         dataset = _tested(given, network, x, names, wanted, target, options)
         judged = results.judge_study(dataset, score)
         results.show_study(_console(), dataset, judged, uncovered, score)

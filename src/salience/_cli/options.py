@@ -106,6 +106,7 @@ Overwrite = Annotated[
         "--overwrite", help="Replace the result that OUT holds, once the new one is complete."
     ),
 ]
+Form = Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")]
 Study = Annotated[
     Path,
     typer.Argument(metavar="STUDY", help="A folder or file that check or explain wrote."),
@@ -136,10 +137,10 @@ salience explain torchvision:resnet50 photos/ --weights resnet50.pth --size 224 
 
 [bold]Afterwards[/bold]
 
-maps = numpy.load("out/maps.npz"); maps["lrp_epsilon"]; maps["lrp_epsilon.conservation_error"]
+maps = salience.open("out"); maps["lrp_epsilon"]; maps.error["lrp_epsilon"]
 
-Of ids (B, T), maps["lrp_epsilon.per_token"] (B, T) is maps["lrp_epsilon"] (B, T, D) summed over
-the embedding. Of several inputs, each has its own: maps["lrp_epsilon.NAME"].
+Of ids (B, T), a map is (B, T, D), at their embedding: map.sum(-1) is the relevance per token. Of
+several inputs, each has its own: maps["lrp_epsilon"]["NAME"].
 """
 
 CHECK_EXAMPLES = """\
@@ -163,8 +164,6 @@ study = xarray.open_dataset("out/study.nc")
 
 salience.verdicts(study, score="ssim")
 """
-
-Options = dict[str, dict[str, Any]]
 
 
 def _literal(text: str) -> Any:
@@ -196,15 +195,29 @@ def parse_target(text: str) -> Any:
     return value
 
 
-def parse_parameters(given: Sequence[str], chosen: list[Method]) -> Options:
+def parse_methods(text: str, parameters: Sequence[str] = ()) -> list[Method]:
+    """Methods from 'all', 'single-pass' or names separated by commas.
+
+    parameters  of them, as texts 'method.parameter=value'
+    """
+    if text.strip() == "all":
+        chosen = list(registry.values())
+    elif text.strip() == "single-pass":
+        chosen = [method for method in registry.values() if method.single_pass]
+    else:
+        chosen = [find(name) for name in dict.fromkeys(name.strip() for name in text.split(","))]
+    given = _parameters(parameters, {method.name: method for method in chosen})
+    return [method.having(**given.get(method.name, {})) for method in chosen]
+
+
+def _parameters(given: Sequence[str], known: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
     """{method: {parameter: value}} from texts 'method.parameter=value'."""
-    known = {method.name: method for method in chosen}
-    options: Options = {}
+    options: dict[str, dict[str, Any]] = {}
     for text in given:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text)
         if match is None:
-            raise expected("METHOD.NAME=VALUE for --param", repr(text),
-                           "For example lrp_epsilon.eps=0.01.")  # fmt: skip
+            cure = "For example lrp_epsilon.eps=0.01."
+            raise expected("METHOD.NAME=VALUE for --param", repr(text), cure)
         method, name, value = match.groups()
         if method not in known:
             raise unknown("method of --methods", method, known)
@@ -216,15 +229,6 @@ def parse_parameters(given: Sequence[str], chosen: list[Method]) -> Options:
             raise expected(f"a number for {method}.{name}", repr(value), f"Such as {default!r}.")
         options.setdefault(method, {})[name] = read
     return options
-
-
-def parse_methods(text: str) -> list[Method]:
-    """Methods from 'all', 'single-pass' or names separated by commas."""
-    if text.strip() == "all":
-        return list(registry.values())
-    if text.strip() == "single-pass":
-        return [method for method in registry.values() if method.run is None]
-    return [find(name) for name in dict.fromkeys(name.strip() for name in text.split(","))]
 
 
 def parse_output(text: str | None) -> str | int | None:

@@ -15,8 +15,8 @@ from salience._errors import expected
 from salience._files.locks import alone_in
 
 RESULT = (  # what check and explain write
-    "study.nc", "study.zarr", "verdicts.json", "similarity.png", "cascade.png", "maps.npz",
-    "overview.png", "overview_*.png",
+    "study.nc", "study.zarr", "verdicts.json", "similarity.png", "cascade.png", "maps.nc",
+    "maps.zarr", "overview.png", "overview_*.png",
 )  # fmt: skip
 _PART = ".part"
 _PATIENCE = 50  # tenths of a second

@@ -277,7 +277,7 @@ def at_least_0(name: str, value: Any, default: float) -> None:
         raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
 
 
-def check_bounds(parameters: Mapping[str, Any]) -> None:
+def check_bounds(low: Any, high: Any) -> None:
     """Raise unless the input's bounds are given both or not at all."""
-    if (parameters["low"] is None) != (parameters["high"] is None):
+    if (low is None) != (high is None):
         raise expected("both low and high, or neither", "one of them", "Give the input's range.")

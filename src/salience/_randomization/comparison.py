@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salience import _names as names
-from salience._errors import NotApplicable, SalienceWarning, expected
+from salience._errors import NotApplicable, expected, warn
 from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
 from salience._names import ERRORS
@@ -24,7 +23,8 @@ from salience._study.stages import evenly_spread
 from salience._tape.cost import NOTE, UNITS, in_gradients
 from salience._tape.tape import Tape
 from salience._tape.together import as_one, check_shown, numbers, shown, some, values_of
-from salience.rules._table import Method
+from salience.rules._method import Method
+from salience.rules._table import smoothgrad
 
 if TYPE_CHECKING:
     import xarray
@@ -45,14 +45,13 @@ class Comparison:
         scores: Mapping[str, Similarity],
         repeats: int,
         controls: bool,
-        parameters: Mapping[str, Mapping[str, Any]],
         smooth: bool = False,
         skip: bool = False,
     ) -> None:
         self.model, self.recipe, self.methods = model, recipe, methods
         self.scores, self.smooth = scores, smooth
         self.skip = skip  # methods that do not apply, with a warning
-        self.repeats, self.controls, self.parameters = repeats, controls, parameters
+        self.repeats, self.controls = repeats, controls
         self.fixed: list[str] = []  # controls
         self.keep_maps = 0
         self.scored: list[int] = []
@@ -81,7 +80,7 @@ class Comparison:
         if self.keep_maps:
             check_shown(x, tape.leaves)
         self._try_methods(tape)
-        self.uncovered = {m.name: ", ".join(tape.coverage(m).uncovered) for m in self.methods}
+        self.uncovered = {m.name: ", ".join(tape.uncovered(m)) for m in self.methods}
         found = ordered_stages(tape, self.recipe.order)
         self.scored = evenly_spread(stages, len(found))
         self.stage_names = [found[i][1].name for i in self.scored]
@@ -92,21 +91,19 @@ class Comparison:
 
     def measure_costs(self, x: Any, count: int, target: Target) -> None:
         """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, given, total = self.recipe.output, self.parameters, trees.samples_of(x)
-        batch = some(x, slice(count))
-        found = in_gradients(self.model, batch, total, self.methods, target, output, given)
+        output, total, batch = self.recipe.output, trees.samples_of(x), some(x, slice(count))
+        found = in_gradients(self.model, batch, total, self.methods, target, output)
         self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
 
     def _try_methods(self, tape: Tape) -> None:
         """Find out before the long work whether all methods can explain this network."""
-        for method in [method for method in self.methods if method.run is None]:
-            given = self.parameters.get(method.name, {})
+        for method in [method for method in self.methods if method.single_pass]:
             try:
-                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1), **given)
+                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
             except NotApplicable as error:
                 if not self.skip:
                     raise
-                warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 4)
+                warn(f"{method.name} is left out: {error}")
                 self.methods.remove(method)
 
     def run(
@@ -118,8 +115,8 @@ class Comparison:
         tape = Tape(checked_pass(self.model, x, self.recipe.output, keep=True))
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
-        trained = self._maps(tape, fixed)
-        results = self._empty(count, trained)
+        trained, errors = self._maps(tape, fixed)
+        results = self._empty(count, errors)
         kept = {name: self._prepared(maps) for name, maps in trained.items()}
         if self.controls:
             self._score_controls(values_of(x, tape.leaves), first, results)
@@ -135,7 +132,7 @@ class Comparison:
             stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
             for number, randomised in stages:
                 place = self.scored.index(number)
-                maps = self._maps(randomised, fixed)
+                maps, _ = self._maps(randomised, fixed)
                 for row, (name, changed) in enumerate(maps.items()):
                     self._score(kept[name], changed, results, (row, place, repeat))
                 if repeat == 0 and few:
@@ -145,7 +142,7 @@ class Comparison:
         self._compare_inputs(trained, results["other_inputs"][:, 0], first)  # once per batch
         return results
 
-    def _empty(self, count: int, trained: dict[str, Tensor]) -> Scores:
+    def _empty(self, count: int, errors: Mapping[str, Tensor]) -> Scores:
         """NaN for every score, and what the trained maps say of themselves."""
         methods = len(self.names)
         shape = (methods, len(self.scored), self.repeats, count)
@@ -154,9 +151,9 @@ class Comparison:
             results[name] = np.full((methods, self.repeats, count), np.nan)
         for name in ERRORS:
             results[name] = np.full((methods, count), np.nan)
-            for row, maps in enumerate(trained.values()):
-                if hasattr(maps, name):
-                    results[name][row] = numbers(getattr(maps, name))
+        for row, method in enumerate(self.methods):
+            if method.error is not None and method.name in errors:
+                results[method.error][row] = numbers(errors[method.name])
         return results
 
     def _compare_networks(
@@ -174,15 +171,17 @@ class Comparison:
         """Methods, then controls."""
         return [method.name for method in self.methods] + self.fixed
 
-    def _maps(self, tape: Tape, target: Target) -> dict[str, Tensor]:
-        seed, maps = self.recipe.seed, {}
+    def _maps(self, tape: Tape, target: Target) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The maps of every method, and the errors of those that have one."""
+        maps, errors = {}, {}
         for method in self.methods:
-            given, used = self.parameters.get(method.name, {}), method
-            if self.smooth and method.run is None:
-                given, used = {"base": method, "n": SMOOTH_DRAWS}, "smoothgrad"
-            found = tape.explain_leaves(used, target, seed=seed, **given)
-            maps[method.name] = as_one(tape.x, found)
-        return maps
+            smooth = self.smooth and method.single_pass
+            used = smoothgrad(method, n=SMOOTH_DRAWS) if smooth else method
+            made = tape.explain_leaves(used, target, seed=self.recipe.seed)
+            maps[method.name] = as_one(tape.x, made.maps)
+            if made.error is not None:
+                errors[method.name] = made.error
+        return maps, errors
 
     def _prepared(self, maps: Tensor) -> dict[Any, Tensor]:
         prepares = {similarity.prepare for similarity in self.scores.values()}
@@ -247,8 +246,7 @@ class Comparison:
         attributes |= {
             "stage_count": self.stage_count,
             "parameters_not_randomised": self.untouched,
-            "method_parameters": str({m.name: m.bound(self.parameters.get(m.name, {}))
-                                      for m in self.methods}),
+            "method_parameters": str({m.name: dict(m.parameters) for m in self.methods}),
         }  # fmt: skip
         dataset = xarray.Dataset(data, self._coordinates(other.shape[-1], pictures), attributes)
         missing = {name: int(np.isnan(values).sum()) for name, values in joined.items()}

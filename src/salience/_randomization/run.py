@@ -6,7 +6,7 @@ trained network. Stages share one recorded pass: what randomisation left alone i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +24,9 @@ from salience._randomization.comparison import Comparison, Scores
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
 from salience._study.provenance import provenance
-from salience._tape.explain import choose
 from salience._tape.together import is_single
-from salience.rules._table import Method
+from salience.rules._method import Method
+from salience.rules._table import Methods, choose
 from salience.rules._table import methods as registry
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SPATIAL = ("ssim", "hog")  # scores of maps with rows and columns of pixels
 def randomization_test(
     model: Callable[..., Any],
     x: Any,
-    methods: str | Method | Sequence[str | Method] | None = None,
+    methods: Methods | None = None,
     target: Target = "argmax",
     *,
     kind: str = "standard",
@@ -57,7 +57,6 @@ def randomization_test(
     progress: bool = True,
     batch_size: int | None = None,
     output: Part = None,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> xarray.Dataset:
     """Similarity of maps between the trained network and its randomised versions.
 
@@ -65,7 +64,7 @@ def randomization_test(
     x           a tensor, array or table (N, ...), or integer ids that the model embeds; a tuple of
                 inputs for model(*x), a dict for model(**x); float64 becomes float32 where the
                 model's weights are, with a warning
-    methods     names in `salience.methods`; all single-pass ones by default
+    methods     as for `salience.explain`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     kind        "standard"; "smooth": maps are means over 10 noisy copies of the input; "efficient":
                 only the complexity of maps before and after full randomisation (Hedström 2024)
@@ -84,7 +83,6 @@ def randomization_test(
                 summed per token (N, T), and not of several inputs
     batch_size  samples per recorded pass (default 16), halved when memory runs out
     output      which part to explain where the model returns a tuple or a dict
-    parameters  per method, for example {"lrp_epsilon": {"eps": 1e-2}}
 
     The maps of several inputs, and of ids at their embedding, are compared as one, all their
     entries in a row, without the scores `ssim` and `hog`. The embedding is a stage, too, and the
@@ -129,11 +127,8 @@ def randomization_test(
         "output": str(output), "kind": kind,
     }  # fmt: skip
     table = _scores(scores, x) if kind != "efficient" else {RISE: complexity_rise}
-    given = dict(parameters or {})
-    for name in given.keys() - {method.name for method in chosen}:
-        raise unknown("method to give parameters to", name, [m.name for m in chosen])
     study = Comparison(
-        model, recipe, chosen, table, repeats, controls, given, kind == "smooth", methods is None
+        model, recipe, chosen, table, repeats, controls, kind == "smooth", methods is None
     )
     size = batch_size or min(count, SAMPLES_PER_TAPE)
     study.keep_maps = min(keep_maps, count)
@@ -157,9 +152,9 @@ def _check_sizes(repeats: int, keep_maps: int, seed: int, batch_size: int | None
         whole_number("a batch size", batch_size, 1, "The default is 16.")
 
 
-def _chosen(methods: Any, controls: bool) -> list[Method]:
+def _chosen(methods: Methods | None, controls: bool) -> list[Method]:
     if methods is None:
-        return [method for method in registry.values() if method.run is None]
+        return [method for method in registry.values() if method.single_pass]
     chosen = choose(methods)
     if controls and names.POSITIVE_METHOD not in [method.name for method in chosen]:
         chosen.append(registry[names.POSITIVE_METHOD])

@@ -12,12 +12,9 @@ import math
 import mmap
 import os
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from salience._files.hdf5 import (
     attribute_bytes,
@@ -42,12 +39,10 @@ _MOST_FILES = 10**6
 def look_at(file: Path) -> None:
     """Raise ValueError for a stored result that is more than plain arrays of its own.
 
-    file  study.nc, study.zarr or maps.npz
+    file  .nc or .zarr
     """
     if file.suffix == ".zarr":
         _zarr(file)
-    elif file.suffix == ".npz":
-        _npz(file, _regular(file))
     else:
         _hdf5(file, _regular(file))
 
@@ -202,19 +197,3 @@ def _chunk_sizes(node: Mapping[str, Any]) -> tuple[int, int]:
     most = _width(kind) * math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
     added = 4 * ("crc32c" in codecs[: codecs.index("zstd")])
     return (most + 4 + added, 4) if kind == "string" else (most + added, most + added)
-
-
-def _npz(file: Path, size: int) -> None:
-    """Arrays whose headers promise no more than their entries hold."""
-    total = 0
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            total += entry.file_size
-            _bounded(total, size)
-            with archive.open(entry) as stream:
-                version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
-                read = {(1, 0): np.lib.format.read_array_header_1_0,
-                        (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
-                shape, _, kind = read[version](stream)
-            if kind.hasobject or math.prod(shape) * kind.itemsize > entry.file_size:
-                raise ValueError(f"{entry.filename} holds objects, or less than it declares")

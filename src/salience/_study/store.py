@@ -6,21 +6,19 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from salience._errors import SalienceError, expected, reason, unknown
-from salience._names import ERRORS
 from salience._study.guard import look_at, text_of
+from salience._study.maps import Maps
+from salience._study.maps_file import from_xarray
 from salience._study.schema import check_form, check_values, tested
 from salience._study.verdicts import scores_of
 
 if TYPE_CHECKING:
     import xarray
 
-STUDIES = ("study.nc", "study.zarr")
-MAPS = "maps.npz"
+RESULTS = ("study.nc", "study.zarr", "maps.nc", "maps.zarr")
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,40 @@ class Stored:
 def open_study(path: Path) -> Stored:
     """The study at a file or in a folder; its maps are read when they are asked for.
 
-    path  a folder that `salience check` or `salience explain` wrote, or its study.nc, study.zarr
-          or maps.npz
+    path  a folder that `salience check` or `salience explain` wrote, or the file in it
 
     Errors: SalienceError for a path that holds no result.
     """
     file = _file_of(Path(path))
+    dataset = _looked_at(file)
+    try:
+        if "maps" not in dataset and not tested(dataset):
+            cure = "Give the folder that salience check wrote."
+            held = ", ".join(sorted(map(str, dataset)))
+            raise expected(f"scores, or the maps of one input, in {file}", held or "nothing", cure)
+        return Stored(dataset, _score_of(file.with_name("verdicts.json"), dataset))
+    except SalienceError:
+        dataset.close()
+        raise
+
+
+def open_maps(path: str | Path) -> Maps[Any]:
+    """The maps that `Maps.save` or `salience explain` wrote, in memory.
+
+    path  a folder that `salience explain` wrote, or a file of maps
+
+    Errors: SalienceError for a path that holds none.
+    """
+    file = _file_of(Path(path))
+    with _looked_at(file) as dataset:
+        try:
+            return from_xarray(dataset)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise _no_study(file, error) from None
+
+
+def _looked_at(file: Path) -> xarray.Dataset:
+    """What a file holds, once every value of it was read."""
     try:
         look_at(file)
         dataset = _opened(file)
@@ -48,21 +74,16 @@ def open_study(path: Path) -> Stored:
     except Exception as error:  # reading alone: a damaged file raises anything in any library
         raise _no_study(file, error) from None
     try:
-        if "maps" not in dataset and not tested(dataset):
-            cure = "Give the folder that salience check wrote."
-            raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
         _read_once(file, dataset)
-        return Stored(dataset, _score_of(file.with_name("verdicts.json"), dataset))
     except SalienceError:
         dataset.close()
         raise
+    return dataset
 
 
 def _opened(file: Path) -> xarray.Dataset:
     import xarray
 
-    if file.suffix == ".npz":
-        return _maps_file(file)
     if file.suffix == ".zarr":
         return xarray.open_zarr(file, consolidated=False, zarr_format=3)
     return xarray.open_dataset(file, engine="netcdf4")
@@ -90,8 +111,8 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
 
 
 def _file_of(path: Path) -> Path:
-    inside = [path / name for name in (*STUDIES, MAPS)]
-    known = path.name.endswith((".nc", ".npz", ".zarr"))
+    inside = [path / name for name in RESULTS]
+    known = path.name.endswith((".nc", ".zarr"))
     found = [file for file in ([path] if known else inside) if os.path.lexists(file)]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
@@ -99,7 +120,7 @@ def _file_of(path: Path) -> Path:
     if found:
         return found[0]
     raise expected(
-        "a folder with study.nc, study.zarr or maps.npz, or one of these files", str(path),
+        "a folder with study.nc, study.zarr, maps.nc or maps.zarr, or one of these", str(path),
         "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",
     )  # fmt: skip
 
@@ -122,39 +143,3 @@ def _score_of(file: Path, dataset: xarray.Dataset) -> str | None:
     if score not in (scores := scores_of(dataset)):
         raise unknown(f"score in {file}", score, scores)
     return score
-
-
-def _maps_file(file: Path) -> xarray.Dataset:
-    """Maps of `salience explain` as a dataset with one stage, with their errors."""
-    import xarray
-
-    with np.load(file, allow_pickle=False) as held:
-        origin = json.loads(str(held["provenance"]))
-        arrays = {name: held[name] for name in held.files}
-    if "input" not in arrays:
-        inputs = [name for name in arrays if name.startswith("input.")]
-        cure = "Run salience check for a report of several inputs."
-        raise expected("the maps of one input", ", ".join(inputs) or "none", cure)
-    x = arrays["input"]
-    end = ".per_token" if x.dtype.kind == "i" else ""  # maps of ids in the shape of ids
-    fixed = {"input", "output", "target_value", "provenance"}
-    found = [n for n in arrays if n.endswith(end) and arrays[n].shape == x.shape]
-    names = [n.removesuffix(end) for n in found if n not in fixed]
-    if not names:
-        cure = "Run salience check for a report without maps."
-        raise expected(f"maps shaped like the input {x.shape}", "none", cure)
-    none = np.full(len(x), np.nan)
-    errors = {
-        error: (("map_method", "map_sample"),
-                np.stack([arrays.get(f"{name}.{error}", none) for name in names]))
-        for error in ERRORS
-    }  # fmt: skip
-    space = [f"axis_{i}" for i in range(1, x.ndim)]
-    maps = np.stack([arrays[f"{name}{end}"] for name in names])[:, None]
-    return xarray.Dataset(
-        {"maps": (("map_method", "map_stage", "map_sample", *space), maps),
-         "inputs": (("map_sample", *space), x), **errors},
-        {"map_method": np.array(names, dtype=object),
-         "map_stage": np.array(["trained"], dtype=object)},
-        {key: v if isinstance(v, str) else json.dumps(v) for key, v in origin.items()},
-    )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +12,18 @@ from salience._inputs.validation import values_at
 from salience._recording.linear_sites import LinearSite
 from salience._recording.recording import Recording
 from salience._tape.input_layer import bounds_at, to_inputs
+from salience.rules._method import Method, Rule
 from salience.rules._rules import unchanged
-from salience.rules._table import Method, bind
 
 
-def walk_back(
-    recording: Recording, method: Method, parameters: dict[str, Any], gradient: Tensor
-) -> tuple[Tensor, ...]:
+def walk_back(recording: Recording, method: Method, gradient: Tensor) -> tuple[Tensor, ...]:
     """What the method reads off at each leaf, for a gradient at the output."""
     walk, begins = recording.walk, [leaf.tensor for leaf in recording.leaves]
     with walk.alone():
-        walk.rules = {kind: bind(rule, parameters) for kind, rule in method.rules.items()}
+        walk.rules = dict(method.rules)
         if method.input_rule is not None:  # it sees the BatchNorm folded in
             walk.rules.setdefault("linear", unchanged)
-            walk.input_rule = _input_rule(recording, method.input_rule, parameters)
+            walk.input_rule = _input_rule(recording, method.input_rule, method.bounds)
         found = torch.autograd.grad(
             recording.output, begins, gradient, retain_graph=True, allow_unused=True
         )
@@ -52,20 +49,19 @@ def _relevance(recording: Recording, ms: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 
 def _input_rule(
-    recording: Recording, rule: Callable[..., Any], parameters: dict[str, Any]
+    recording: Recording, rule: Rule, bounds: tuple[object, object] | None
 ) -> Callable[[LinearSite, Tensor], Tensor | None]:
     """The rule at an input layer, with bounds of x as bounds of what the layer sees."""
 
     def at(site: LinearSite, m: Tensor) -> Tensor | None:
-        bound = dict(parameters)
-        if bound.get("low") is not None and bound.get("high") is not None:
-            low, high = (
-                values_at(f"a bound {end}", bound[end], recording.x, recording.leaves)
-                for end in ("low", "high")
-            )
-            if any(bool((low[leaf] > high[leaf]).any()) for leaf in low):
-                raise expected("low <= high", "low above high", "Exchange them.")
-            bound["low"], bound["high"] = bounds_at(recording.trace, site.source, low, high)
-        return bind(rule, bound)(site.linear_map(), m)
+        if bounds is None:
+            return rule(site.linear_map(), m)
+        low, high = (
+            values_at(f"a bound {name}", bound, recording.x, recording.leaves)
+            for name, bound in zip(("low", "high"), bounds, strict=True)
+        )
+        if any(bool((low[leaf] > high[leaf]).any()) for leaf in low):
+            raise expected("low <= high", "low above high", "Exchange them.")
+        return rule(site.linear_map(), m, *bounds_at(recording.trace, site.source, low, high))
 
     return at

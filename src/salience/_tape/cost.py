@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from statistics import median
@@ -21,7 +21,8 @@ from salience._recording.beside import copy_of, generators_kept
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
 from salience._tape.together import some
-from salience.rules._table import Method, find
+from salience.rules._method import Method
+from salience.rules._table import find
 
 UNITS = "gradients (forward + input gradient)"
 NOTE = (
@@ -43,7 +44,6 @@ def in_gradients(
     methods: Sequence[Method],
     target: Target,
     output: Part,
-    parameters: Mapping[str, Mapping[str, Any]],
 ) -> list[float]:
     """The cost of a map by each method, in plain gradients (see NOTE); NaN: not measured.
 
@@ -69,7 +69,7 @@ def in_gradients(
         def one_map(method: Method, x: Any = here) -> Any:
             tape = Tape(run_pass(model, x, output))
             wanted = rows_of(target, slice(0, trees.samples_of(x)), total, tape.output)
-            return tape.explain_leaves(method, wanted, **parameters.get(method.name, {}))
+            return tape.explain_leaves(method, wanted)
 
         whole = any(not t.is_floating_point() for t in trees.tensors_of(here))
         ids = whole and any(leaf.embedded for leaf in run_pass(model, here, output).leaves)

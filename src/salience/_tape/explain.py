@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, overload
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from salience._errors import NotApplicable, SalienceWarning, expected, unknown
+from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
-from salience._inputs.validation import check_input, check_model, listed, whole_number
+from salience._inputs.validation import check_input, check_model, whole_number
 from salience._memory import in_parts
-from salience._names import ERRORS
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
-from salience._tape.tape import Tape
-from salience.rules._table import Method, find
-from salience.rules._table import methods as registry
+from salience._study.maps import Maps, joined
+from salience._tape.tape import Tape, maps_of
+from salience.rules._table import Method, Methods, choose
 
 SAMPLES_PER_PASS = 16
-Maps = dict[str, Any]  # a tensor, or a tuple or dict of tensors, for each method
 
 
+@overload
+def explain(
+    model: Callable[..., Any], x: Tensor | np.ndarray[Any, Any], methods: Methods | None = None,
+    target: Target = "argmax", *, batch_size: int | None = None, seed: int = 0,
+    output: Part = None, strict: bool = False, progress: bool = False,
+) -> Maps[Tensor]: ...  # fmt: skip
+@overload
+def explain(
+    model: Callable[..., Any], x: Any, methods: Methods | None = None, target: Target = "argmax",
+    *, batch_size: int | None = None, seed: int = 0, output: Part = None, strict: bool = False,
+    progress: bool = False,
+) -> Maps[Any]: ...  # fmt: skip
 def explain(
     model: Callable[..., Any],
     x: Any,
-    methods: str | Method | Sequence[str | Method] | None = None,
+    methods: Methods | None = None,
     target: Target = "argmax",
     *,
     batch_size: int | None = None,
@@ -38,8 +46,7 @@ def explain(
     output: Part = None,
     strict: bool = False,
     progress: bool = False,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Maps:
+) -> Maps[Any]:
     """Maps of every sample by every method, one recorded pass per batch.
 
     model       a module in eval mode, or any function of tensors
@@ -47,7 +54,9 @@ def explain(
                 model(**x); or an iterable of batches (a list, a DataLoader): of a batch (inputs,
                 labels) the first part is used, a dict whole; batches go to the model's device, and
                 float64 becomes float32 where the model's weights are, with a warning
-    methods     names in `salience.methods`; by default all that apply (with a warning about others)
+    methods     names in `salience.methods` or methods with parameters of their own, such as
+                `salience.rules.lrp_epsilon(eps=1e-2)`; a dict names them: {"coarse": ...}; by
+                default all that apply (with a warning about others)
     target      which scalar of the output: see the README; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own
                 batches); halved when memory runs out, with the same result
@@ -56,11 +65,10 @@ def explain(
                 or a path such as (0, "logits")
     strict      raise where a method has no rule for an operation
     progress    show a progress bar
-    parameters  per method, for example {"lrp_epsilon": {"eps": 1e-2}}
 
-    Returns {method: (N, ...)} on the device of x; a tuple or dict of maps for a tuple or dict of
-    inputs, and for integer ids their map at the embedding, as for `Tape.explain`. Maps of relevance
-    methods carry `conservation_error` (N,), integrated gradients `completeness_error` (N,).
+    Returns `Maps`: {method: (N, ...)} on the device of x, with the errors of their sums, the
+    outputs and what has no rule; a tuple or dict of maps for a tuple or dict of inputs, and for
+    integer ids their map at the embedding, as for `Tape.explain`.
 
     Errors: SalienceError, as for `salience.record` and `Tape.explain`.
 
@@ -74,66 +82,58 @@ def explain(
     >>> maps["gradient"]["input2"].shape
     torch.Size([4, 5])
     """
-    chosen, given = choose(methods), dict(parameters or {})
-    _check_options(chosen, given, batch_size)
+    return explained(
+        model, x, choose(methods), target, batch_size=batch_size, seed=seed, output=output,
+        strict=strict, progress=progress, skip=methods is None,
+    )  # fmt: skip
+
+
+def explained(
+    model: Callable[..., Any],
+    x: Any,
+    methods: list[Method],
+    target: Target,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    output: Part = None,
+    strict: bool = False,
+    progress: bool = False,
+    skip: bool = False,
+) -> Maps[Any]:
+    """`explain`, of chosen methods; skip: leave out those that do not apply, with a warning."""
+    if batch_size is not None:
+        whole_number("a batch size", batch_size, 1, "The default is 16.")
     whole_number("seed", seed, 0, "The default is 0.")
     check_model(model)
-    weights = Weights()
-    results: list[Maps] = []
-    with _bar(progress, len(chosen)) as bar:
+    weights, left = Weights(), list(methods)
+    results: list[Maps[Any]] = []
+    with _bar(progress, len(methods)) as bar:
         for batch, first, total in batches(model, x):
             bar.total = total
 
             def run(
                 part: slice, batch: Any = batch, first: int = first, total: Any = total
-            ) -> Maps:
+            ) -> Maps[Any]:
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, _some(batch, part))
                 check_input(model, here)
                 tape = Tape(checked_pass(model, here, output, weights, given=batch))
                 wanted = rows_of(target, rows, total, tape.output)
-                maps = {}
-                for method in chosen:
-                    bar.set_postfix_str(method.name)
-                    own = _rows_of_parameters(given.get(method.name, {}), rows, total, tape)
-                    try:
-                        maps[method.name] = tape.explain(
-                            method, wanted, seed=seed, strict=strict, **own
-                        )
-                    except NotApplicable as error:
-                        _leave_out(method, error, asked=methods is not None)
+                own = [_of_rows(method, rows, total, tape) for method in left]
+                maps = maps_of(
+                    tape, own, wanted, seed=seed, strict=strict, skip=skip, say=bar.set_postfix_str
+                )
+                left[:] = [method for method in left if method.name in maps]
                 bar.update(len(tape.output))
-                device = trees.tensors_of(batch)[0].device
-                return {name: _joined([m], device) for name, m in maps.items()}
+                return maps.to(trees.tensors_of(batch)[0].device)
 
             count = trees.samples_of(batch)
             size = batch_size or (count if total is None else SAMPLES_PER_PASS)
             results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
         raise expected("at least one batch", "an iterable without any", "Is it used up already?")
-    return {name: _joined([maps[name] for maps in results]) for name in results[0]}
-
-
-def choose(methods: str | Method | Sequence[str | Method] | None) -> list[Method]:
-    """The methods meant by a name, a list of names, or None for all."""
-    if methods is None:
-        return list(registry.values())
-    names = [methods] if isinstance(methods, Method) else listed("methods", methods, registry)
-    return [find(method) for method in names]
-
-
-def _check_options(chosen: list[Method], given: Mapping[str, Any], batch_size: Any) -> None:
-    for name in given:
-        if name not in {method.name for method in chosen}:
-            raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    if batch_size is not None:
-        whole_number("a batch size", batch_size, 1, "The default is 16.")
-
-
-def _leave_out(method: Method, error: NotApplicable, asked: bool) -> None:
-    if asked:
-        raise error
-    warnings.warn(f"{method.name} is left out: {error}", SalienceWarning, 6)
+    return joined(results)
 
 
 def _bar(progress: bool, count: int) -> Any:
@@ -142,13 +142,14 @@ def _bar(progress: bool, count: int) -> Any:
     return tqdm(disable=not progress, unit="input", desc=f"{count} methods")
 
 
-def _rows_of_parameters(
-    given: Mapping[str, Any], rows: slice, total: int | None, tape: Tape
-) -> dict[str, Any]:
-    """Parameters given for every sample, such as a baseline (N, ...), for some of them."""
+def _of_rows(method: Method, rows: slice, total: int | None, tape: Tape) -> Method:
+    """The method for some of the samples: of a parameter for each, such as a baseline (N, ...),
+    their part."""
     dimensions = {leaf.tensor.ndim for leaf in tape.leaves}
 
     def part(value: Any) -> Any:
+        if isinstance(value, Method):
+            return _of_rows(value, rows, total, tape)
         if isinstance(value, Mapping):
             return {key: part(item) for key, item in value.items()}
         if isinstance(value, tuple):
@@ -156,7 +157,9 @@ def _rows_of_parameters(
         each = isinstance(value, Tensor | np.ndarray) and value.ndim in dimensions
         return value[rows] if each and len(value) == total != 1 else value
 
-    return {name: part(value) for name, value in given.items()}
+    given = {name: part(value) for name, value in method.parameters.items()}
+    changed = any(given[name] is not value for name, value in method.parameters.items())
+    return method.having(**given) if changed else method
 
 
 def _some(batch: Any, part: slice) -> Any:
@@ -167,25 +170,3 @@ def _some(batch: Any, part: slice) -> Any:
 def _to_model(model: Any, batch: Any) -> Any:
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return batch if parameter is None else trees.each(lambda t: t.to(parameter.device), batch)
-
-
-def _joined(parts: list[Any], device: torch.device | None = None) -> Any:
-    """The maps of all batches as one, with the errors that they carry."""
-    first = parts[0]
-    if isinstance(first, dict):
-        return {key: _joined([part[key] for part in parts], device) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_joined(list(column), device) for column in zip(*parts, strict=True))
-    if first is None:
-        return None
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise expected(
-            "batches whose maps have one shape", f"{sorted({tuple(p.shape[1:]) for p in parts})}",
-            "Pad all inputs to one length, or explain the batches one by one.",
-        )  # fmt: skip
-    whole = torch.cat(parts).to(device or first.device)
-    for name in ERRORS:
-        if hasattr(first, name):
-            errors = [getattr(part, name) for part in parts]
-            setattr(whole, name, torch.cat(errors).to(whole.device))
-    return whole

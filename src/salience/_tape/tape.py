@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from salience._errors import SalienceWarning, expected
+from salience._errors import NotApplicable, expected, warn
 from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
 from salience._inputs.trees import Leaf, columns, rows
@@ -22,9 +21,11 @@ from salience._inputs.validation import (
 )
 from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
+from salience._study.maps import Maps
 from salience._tape.backward import walk_back
 from salience._tape.coverage import Coverage, coverage_of
-from salience.rules._table import Method, find
+from salience.rules._method import Attribution, Method
+from salience.rules._table import Methods, choose, find
 
 
 class Tape:
@@ -74,8 +75,7 @@ class Tape:
         Returns a tensor shaped like x; for a tuple or dict of inputs a tuple or dict with a map for
         each floating-point one. Integer ids have their map where they are embedded, (B, ..., D): a
         tuple of maps where several embeddings read them; what no embedding reads has no map (None
-        in a tuple, left out of a dict). Maps of relevance methods carry `conservation_error` (B,):
-        |sum of all maps - start| / |start|; integrated gradients carry `completeness_error` (B,).
+        in a tuple, left out of a dict). `maps` gives the maps with the error of their sum.
 
         Errors: SalienceError for an unknown method, parameter or target, and, with strict=True,
         for an operation that the method does not cover.
@@ -94,61 +94,75 @@ class Tape:
         >>> map.shape, map.sum(-1).shape
         (torch.Size([1, 5, 4]), torch.Size([1, 5]))
         """
-        maps = self.explain_leaves(
-            method, target, start=start, seed=seed, strict=strict, **parameters
+        made = self.explain_leaves(
+            find(method).having(**parameters), target, start=start, seed=seed, strict=strict
         )
-        return trees.at_inputs(self.x, self.leaves, maps)
+        return trees.at_inputs(self.x, self.leaves, made.maps)
+
+    def maps(
+        self,
+        methods: Methods | None = None,
+        target: targets.Target = "argmax",
+        *,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> Maps[Any]:
+        """The maps of several methods with their errors, as `salience.explain` returns them.
+
+        >>> import torch, salience
+        >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(2, 3))
+        >>> maps = tape.maps(["gradient", salience.rules.lrp_epsilon(eps=0.0)], target=1)
+        >>> bool((maps.error["lrp_epsilon"] < 1).all())
+        True
+        """
+        skip = methods is None
+        return maps_of(self, choose(methods), target, seed=seed, strict=strict, skip=skip)
 
     def explain_leaves(
         self,
-        method: str | Method,
+        method: Method,
         target: targets.Target = "argmax",
         *,
         start: float | Tensor | None = None,
         seed: int = 0,
         strict: bool = False,
-        **parameters: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> Attribution:
         """`explain`, as one map for each of the leaves."""
         check_untransformed()
-        found = find(method)
-        bound = found.bound(parameters)
         if strict:
-            self._refuse_uncovered(found, bound)
-        if found.check is not None:
-            found.check(bound)
+            self._refuse_uncovered(method)
         scalar = targets.resolve(target, self.output)
-        if found.run is not None:
+        if method.run is not None:
             if start is not None:
                 cure = "Multiply its maps instead."
-                raise expected(
-                    f"no start for {found.name}, a method of several passes", "one", cure
-                )
-            made = found.run(self, scalar, seed, **bound)
-            return (made,) if isinstance(made, Tensor) else tuple(made)
+                got = "one"
+                raise expected(f"no start for {method.name}, a method of several passes", got, cure)
+            return _attribution(method.run(self, scalar, seed))
         check_unchanged(self.recording)
         value, gradient = self._seed(scalar)
-        factor = _factor(found, value, start)
+        factor = _factor(method, value, start)
         with torch.inference_mode(False), torch.no_grad():
-            if factor is not None and not found.relevance:
+            if factor is not None and not method.relevance:
                 gradient = gradient * columns(factor, gradient)
-            maps = self._walk(found, bound, gradient)
-            if factor is not None and found.relevance:  # afterwards: 1 / value may overflow
+            maps = self._walk(method, gradient)
+            if factor is not None and method.relevance:  # afterwards: 1 / value may overflow
                 maps = tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
-        if found.relevance:
-            begin = value if factor is None else value * factor
-            error = ((_total(maps) - begin) / begin).abs()
-            for map in maps:
-                map.conservation_error = error  # type: ignore[attr-defined]
-        return maps
+        if not method.relevance:
+            return Attribution(maps)
+        begin = value if factor is None else value * factor
+        return Attribution(maps, ((_total(maps) - begin) / begin).abs())
 
-    def _refuse_uncovered(self, method: Method, parameters: dict[str, Any]) -> None:
-        walked = find(parameters["base"]) if "base" in parameters else method
-        if uncovered := self.coverage(walked).uncovered:
+    def uncovered(self, method: Method) -> list[str]:
+        """The operations that the method, or the one that it averages, has no rule for."""
+        return self.coverage(method.parameters.get("base", method)).uncovered
+
+    def _refuse_uncovered(self, method: Method) -> None:
+        if uncovered := self.uncovered(method):
             raise expected(
-                f"operations that {method.name} has rules for", ", ".join(uncovered),
+                f"operations that {method.name} has rules for",
+                ", ".join(uncovered),
                 "Use strict=False to pass them by plain autograd, or a gradient-type method.",
-            )  # fmt: skip
+            )
 
     def _seed(self, scalar: targets.Scalar) -> tuple[Tensor, Tensor]:
         """The target's value (B,) and its gradient at the output."""
@@ -160,20 +174,68 @@ class Tape:
             (gradient,) = torch.autograd.grad(value.sum(), output)
         return value.detach(), gradient
 
-    def _walk(
-        self, method: Method, parameters: dict[str, Any], gradient: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _walk(self, method: Method, gradient: Tensor) -> tuple[Tensor, ...]:
         """One backward walk over the recorded graph with the method's rules in force."""
         if method.rules or method.input_rule is not None:
-            return walk_back(self.recording, method, parameters, gradient)
+            return walk_back(self.recording, method, gradient)
         # methods without rules differ in their read-out alone
         plain = self._plain  # another thread may replace it
         if plain is None or not torch.equal(plain[0], gradient):
             bare = replace(method, readout="m")
-            plain = self._plain = (gradient, walk_back(self.recording, bare, parameters, gradient))
+            plain = self._plain = (gradient, walk_back(self.recording, bare, gradient))
         if method.readout == "m":
             return tuple(m.clone() for m in plain[1])
         return tuple(m * leaf.tensor for m, leaf in zip(plain[1], self.leaves, strict=True))
+
+
+def maps_of(
+    tape: Tape,
+    methods: Sequence[Method],
+    target: targets.Target,
+    *,
+    seed: int = 0,
+    strict: bool = False,
+    skip: bool = False,
+    say: Callable[[str], object] = str,
+) -> Maps[Any]:
+    """The maps of methods from one pass.
+
+    skip  leave out the methods that do not apply, with a warning
+    say   is told the name of each method
+    """
+    scalar = targets.resolve(target, tape.output)
+    maps: dict[str, Any] = {}
+    error: dict[str, Tensor] = {}
+    for method in methods:
+        say(method.name)
+        try:
+            made = tape.explain_leaves(method, scalar, seed=seed, strict=strict)
+        except NotApplicable as reason:
+            if not skip:
+                raise
+            warn(f"{method.name} is left out: {reason}")
+            continue
+        maps[method.name] = trees.at_inputs(tape.x, tape.leaves, made.maps)
+        if made.error is not None:
+            error[method.name] = made.error
+    used = [method for method in methods if method.name in maps]
+    return Maps(
+        maps,
+        tape.x,
+        tape.output,
+        scalar(tape.output),
+        error,
+        {method.name: tape.uncovered(method) for method in used},
+        {method.name: method.parameters for method in used},
+        {method.name: method.error for method in used if method.error and method.name in error},
+    )
+
+
+def _attribution(made: Any) -> Attribution:
+    """What a user's own method of several passes returns: an attribution, maps, or one map."""
+    if isinstance(made, Attribution):
+        return made
+    return Attribution((made,) if isinstance(made, Tensor) else tuple(made))
 
 
 def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) -> Tape:
@@ -226,9 +288,6 @@ def _factor(method: Method, value: Tensor, start: float | Tensor | None) -> Tens
     if not method.relevance:
         return begin
     if bool((value == 0).any()):
-        warnings.warn(
-            f"{method.name}: a target of exactly 0 has no relevance to start from; its map is 0.",
-            SalienceWarning, stacklevel=4,
-        )  # fmt: skip
+        warn(f"{method.name}: a target of exactly 0 has no relevance to start from; its map is 0.")
     wide = torch.promote_types(value.dtype, torch.float32)
     return torch.where(value == 0, 0, begin.to(wide) / value)

@@ -17,7 +17,6 @@ from torch import Tensor
 from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.trees import Leaf
-from salience._names import ERRORS
 
 
 def is_single(x: Any) -> bool:
@@ -31,14 +30,8 @@ def some(x: Any, part: slice) -> Any:
 
 
 def as_one(x: Any, maps: Sequence[Tensor]) -> Tensor:
-    """The maps of all leaves of x as one, (B, ...) or (B, n), with the errors that they carry."""
-    if is_single(x):
-        return maps[0]
-    joined = torch.cat([trees.rows(map) for map in maps], 1)
-    for name in ERRORS:
-        if hasattr(maps[0], name):
-            setattr(joined, name, getattr(maps[0], name))
-    return joined
+    """The maps of all leaves of x as one, (B, ...) or (B, n)."""
+    return maps[0] if is_single(x) else torch.cat([trees.rows(map) for map in maps], 1)
 
 
 def values_of(x: Any, leaves: Sequence[Leaf]) -> Tensor:

@@ -41,16 +41,16 @@ def quantus(
     >>> explain_func(net, numpy.ones((4, 3)), numpy.array([0, 1, 1, 0])).shape
     (4, 3)
     """
-    found = find(method)
+    found = find(method).having(**parameters)
 
     def explain_func(
         model: Callable[..., Any], inputs: Any, targets: Any, **given: Any
     ) -> np.ndarray[Any, Any]:
         own = {name: given[name] for name in given if name not in _PASSED_BY_QUANTUS}
-        maps = explain(
-            model, _as_the_model_takes(inputs, model), found, np.asarray(targets).tolist(),
-            output=output, seed=seed, strict=strict, parameters={found.name: parameters | own},
-        )[found.name]  # fmt: skip
+        used, targets = found.having(**own), np.asarray(targets).tolist()
+        x = _as_the_model_takes(inputs, model)
+        made = explain(model, x, used, targets, output=output, seed=seed, strict=strict)
+        maps = made[found.name]
         return maps.cpu().to(torch.promote_types(maps.dtype, torch.float32)).numpy()
 
     return explain_func

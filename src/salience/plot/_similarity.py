@@ -111,7 +111,7 @@ def _curve(axes: Axes, dataset: xarray.Dataset, name: str, score: str, level: fl
 
 def _number(name: str, dataset: xarray.Dataset) -> int:
     """A method's place among all, the same in every figure for a known one."""
-    known = sorted(registry, key=lambda method: registry[method].run is not None)
+    known = sorted(registry, key=lambda method: not registry[method].single_pass)
     return list(dict.fromkeys([*known, *map(str, dataset["method"].values)])).index(name)
 
 

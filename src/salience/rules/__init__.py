@@ -1,8 +1,8 @@
 """What backward means: rules for single operations, the methods they make, and their composites."""
 
+from salience.rules._method import Method
 from salience.rules._rules import (
     alpha_beta,
-    deep_taylor_input,
     epsilon,
     flat,
     gamma,
@@ -16,20 +16,45 @@ from salience.rules._rules import (
     z_bounded,
     z_plus,
 )
-from salience.rules._table import Method, methods
+from salience.rules._table import (
+    deconvnet,
+    deep_taylor,
+    excitation_backprop,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    lrp_alpha_beta,
+    lrp_composite,
+    lrp_epsilon,
+    lrp_gamma,
+    methods,
+    smoothgrad,
+)
 
 __all__ = [
     "Method",
     "alpha_beta",
-    "deep_taylor_input",
+    "deconvnet",
+    "deep_taylor",
     "epsilon",
+    "excitation_backprop",
     "flat",
     "gamma",
+    "gradient",
     "guided",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
+    "lrp_alpha_beta",
+    "lrp_composite",
+    "lrp_epsilon",
+    "lrp_gamma",
     "methods",
     "proportional",
     "rectified",
     "shared",
+    "smoothgrad",
     "spread_held",
     "unchanged",
     "w_squared",

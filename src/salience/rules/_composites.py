@@ -16,7 +16,8 @@ from torch import Tensor
 from salience._errors import expected, unknown
 from salience._inputs.validation import at_least_0, check_bounds
 from salience._recording.linear_maps import Layer, LinearMap
-from salience.rules import _rules as rules
+from salience.rules import _rules as backward
+from salience.rules._method import Rule
 
 
 class Preset(NamedTuple):
@@ -36,84 +37,107 @@ PRESETS = {
     "attnlrp-gamma": Preset("gamma", "gamma", "gamma"),
 }
 
-RULES: dict[str, Callable[..., Tensor]] = {
-    "gradient": rules.unchanged,
-    "epsilon": rules.epsilon,
-    "gamma": rules.gamma,
-    "plus": partial(rules.alpha_beta, alpha=1.0, beta=0.0),
-    "alpha2beta1": partial(rules.alpha_beta, alpha=2.0, beta=1.0),
+
+class Named(NamedTuple):
+    """A rule and the parameters that it takes."""
+
+    rule: Rule
+    takes: tuple[str, ...] = ()
+
+
+_ALPHA_BETA = ("alpha", "beta", "bias")
+RULES = {
+    "gradient": Named(backward.unchanged),
+    "epsilon": Named(backward.epsilon, ("eps",)),
+    "gamma": Named(backward.gamma, ("gamma",)),
+    "plus": Named(partial(backward.alpha_beta, alpha=1.0, beta=0.0), _ALPHA_BETA),
+    "alpha2beta1": Named(partial(backward.alpha_beta, alpha=2.0, beta=1.0), _ALPHA_BETA),
 }
 # these hand back relevance, and only an input layer may
-INPUT_RULES: dict[str, Callable[..., Tensor]] = {
-    "flat": rules.flat, "w_squared": rules.w_squared, "box": rules.z_bounded,
-}  # fmt: skip
+INPUT_RULES = {
+    "flat": Named(backward.flat),
+    "w_squared": Named(backward.w_squared),
+    "box": Named(backward.z_bounded, ("low", "high")),
+}
+_KNOWN = {**RULES, **INPUT_RULES}
 
-Choice = Callable[[Layer], Any]  # -> the name of a rule, or (name, {parameter: value})
-PARAMETERS: dict[str, Any] = {
-    "preset": "epsilon-plus-flat", "rules": None, "eps": 1e-6, "gamma": 0.25, "low": None,
-    "high": None,
-}  # fmt: skip
+Choice = Callable[[Layer], str | tuple[str, Mapping[str, Any]]]  # see `rules_of`
+
+
+def rules_of(
+    preset: str, rules: Choice | None, eps: float, gamma: float, low: Any, high: Any
+) -> tuple[Rule, Rule]:
+    """The composite's rule for linear maps, and that for the input layer.
+
+    rules  layer -> the name of a rule, or (name, {parameter: value})
+
+    Errors: SalienceError for presets that are not there, and for a box without its bounds.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    if rules is not None and not callable(rules):
+        raise expected("rules, a function layer -> name of a rule", repr(rules), "See the README.")
+    at_least_0("eps", eps, 1e-6)
+    at_least_0("gamma", gamma, 0.25)
+    check_bounds(low, high)
+    if rules is None and PRESETS[preset].input == "box" and low is None:
+        cure = "Give the range of the input's values."
+        raise expected(f"low and high for the preset {preset!r}", "none", cure)
+    choose = partial(_chosen, rules=rules or partial(_by_place, PRESETS[preset]))
+    return partial(by_layer, choose=choose, common={"eps": eps, "gamma": gamma}), partial(
+        at_input, choose=choose
+    )
 
 
 def by_layer(
-    map: LinearMap, m: Tensor, preset: str, rules: Choice | None, eps: float, gamma: float
+    map: LinearMap,
+    m: Tensor,
+    choose: Callable[[Layer], tuple[str, Mapping[str, Any]]],
+    common: Mapping[str, float],
 ) -> Tensor:
     """The rule that the composite has for this layer."""
-    name, own = _chosen(map.layer, preset, rules)
+    name, own = choose(map.layer)
     if name not in RULES:
         raise expected(
-            f"a rule for hidden layers ({', '.join(RULES)})", f"{name!r} at {map.layer.name}",
+            f"a rule for hidden layers ({', '.join(RULES)})",
+            f"{name!r} at {map.layer.name}",
             "Rules that hand back relevance are for the input layer.",
-        )  # fmt: skip
-    return _bound(RULES[name], {"eps": eps, "gamma": gamma}, own)(map, m)
+        )
+    rule, takes = RULES[name]
+    return rule(map, m, **{key: common[key] for key in takes if key in common} | dict(own))
 
 
 def at_input(
-    map: LinearMap, m: Tensor, preset: str, rules: Choice | None, low: Any, high: Any
+    map: LinearMap,
+    m: Tensor,
+    low: Any = None,
+    high: Any = None,
+    *,
+    choose: Callable[[Layer], tuple[str, Mapping[str, Any]]],
 ) -> Tensor | None:
     """Relevance by the input layer's rule, or None where that is a rule like any other."""
-    name, own = _chosen(map.layer, preset, rules)
+    name, own = choose(map.layer)
     if name not in INPUT_RULES:
         return None
-    if name == "box" and low is None and "low" not in own:
+    rule, takes = INPUT_RULES[name]
+    bounds = {"low": low, "high": high} | dict(own) if takes else {}
+    if takes and bounds["low"] is None:
         raise expected("low and high for the box rule", "none", "Give the input's range.")
-    return _bound(INPUT_RULES[name], {"low": low, "high": high}, own)(map, m)
+    return rule(map, m, **bounds)
 
 
-def _chosen(layer: Layer, preset: str, choose: Choice | None) -> tuple[str, Mapping[str, Any]]:
-    if choose is None:
-        row = PRESETS[preset]
-        by_kind = row.convolution if layer.kind == "convolution" else row.dense
-        return (row.input if layer.first else by_kind), {}
-    choice = choose(layer)
+def _by_place(row: Preset, layer: Layer) -> str:
+    by_kind = row.convolution if layer.kind == "convolution" else row.dense
+    return row.input if layer.first else by_kind
+
+
+def _chosen(layer: Layer, rules: Choice) -> tuple[str, Mapping[str, Any]]:
+    """The name of a layer's rule, and parameters of its own."""
+    choice = rules(layer)
     name, own = choice if isinstance(choice, tuple) else (choice, {})
-    known = {**RULES, **INPUT_RULES}
-    if name not in known:
-        raise unknown("rule", name, known)
+    if name not in _KNOWN:
+        raise unknown("rule", name, _KNOWN)
+    for key in own:
+        if key not in _KNOWN[name].takes:
+            raise unknown("parameter of this rule", key, _KNOWN[name].takes)
     return name, own
-
-
-def _bound(
-    rule: Callable[..., Tensor], common: Mapping[str, Any], own: Mapping[str, Any]
-) -> Callable[..., Tensor]:
-    """The rule with the parameters that it takes, a layer's own before the composite's."""
-    takes = rules.parameters_of(rule)
-    for name in own:
-        if name not in takes:
-            raise unknown("parameter of this rule", name, takes)
-    return partial(rule, **{name: common[name] for name in common if name in takes} | dict(own))
-
-
-def check(parameters: Mapping[str, Any]) -> None:
-    """Raise for presets that are not there, and for a box without its bounds."""
-    preset, choose = parameters["preset"], parameters["rules"]
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    if choose is not None and not callable(choose):
-        raise expected("rules, a function layer -> name of a rule", repr(choose), "See the README.")
-    for name in ("eps", "gamma"):
-        at_least_0(name, parameters[name], PARAMETERS[name])
-    check_bounds(parameters)
-    if choose is None and PRESETS[preset].input == "box" and parameters["low"] is None:
-        cure = "Give the range of the input's values."
-        raise expected(f"low and high for the preset {preset!r}", "none", cure)

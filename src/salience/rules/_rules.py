@@ -7,8 +7,6 @@ relevance itself, since they give relevance to inputs that are 0.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -168,13 +166,3 @@ def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
     below, downward = linear_response(lambda a: map.call(a, map.weight_part("-")), map.a - high)
     share = _divide_(map.z, above.add_(below)).mul_(m)
     return (map.a - low) * upward(share) + (map.a - high) * downward(share)
-
-
-def deep_taylor_input(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
-    """w^2 for an unbounded input, z^B for one between low and high (Montavon 2017)."""
-    return w_squared(map, m) if low is None or high is None else z_bounded(map, m, low, high)
-
-
-def parameters_of(rule: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """What a rule takes beside the site and m."""
-    return inspect.signature(rule).parameters

@@ -16,6 +16,7 @@ from salience._inputs.targets import Scalar
 from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import values_at
 from salience._memory import in_parts
+from salience.rules._method import Attribution, Method
 
 
 class Pass(Protocol):
@@ -26,10 +27,11 @@ class Pass(Protocol):
     output: Tensor
     again: Callable[..., Pass]
 
-    def explain_leaves(self, method: Any, target: Any = ..., /) -> tuple[Tensor, ...]: ...
+    def explain_leaves(self, method: Method, target: Scalar, /) -> Attribution: ...
 
 
 SAMPLES_PER_PASS = 16  # unless the batch itself is larger
+_GRADIENT = Method("gradient", "df/dx", "")
 
 
 def _values(tape: Pass) -> list[Tensor]:
@@ -45,11 +47,11 @@ def _in_copies(target: Scalar, batch: int) -> Scalar:
     return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
 
 
-def _summed(tape: Pass, method: Any, target: Scalar, copies: Sequence[Tensor]) -> list[Tensor]:
+def _summed(tape: Pass, method: Method, target: Scalar, copies: Sequence[Tensor]) -> list[Tensor]:
     """The sum of a method's maps over copies (copies, B, ...) of the batch, for each leaf."""
     batch = len(tape.output)
     noisy = tape.again(*(copy.flatten(0, 1) for copy in copies))
-    maps = noisy.explain_leaves(method, _in_copies(target, batch))
+    maps = noisy.explain_leaves(method, _in_copies(target, batch)).maps
     counts = [len(copy) for copy in copies]
     return [m.unflatten(0, (n, batch)).sum(0) for m, n in zip(maps, counts, strict=True)]
 
@@ -62,8 +64,8 @@ def _added(totals: list[Tensor], parts: Any) -> list[Tensor]:
 
 
 def smoothgrad(
-    tape: Pass, target: Scalar, seed: int, base: Any, n: int, noise: float
-) -> tuple[Tensor, ...]:
+    tape: Pass, target: Scalar, seed: int, base: Method, n: int, noise: float
+) -> Attribution:
     """Mean over n draws of the base method's map at x + s e, s = noise (max x - min x) per sample.
 
     Each input has the s of its own range. All samples share the draws e, so that a map does not
@@ -88,7 +90,7 @@ def smoothgrad(
 
     totals = [torch.zeros_like(x) for x in values]
     parts = in_parts(part_sum, int(n), _copies_per_pass(batch))
-    return tuple(total / n for total in _added(totals, parts))
+    return Attribution(tuple(total / n for total in _added(totals, parts)))
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -97,12 +99,12 @@ def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 def integrated_gradients(
     tape: Pass, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
-) -> tuple[Tensor, ...]:
+) -> Attribution:
     """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
 
     The steps are doubled until |sum of the maps - (f(x) - f(x0))| is under tol |f(x) - f(x0)|, for
-    each sample on its own. Maps carry that error as `completeness_error` (B,). Several inputs go
-    from their baselines to their values together.
+    each sample on its own; the error is that, over |f(x) - f(x0)|. Several inputs go from their
+    baselines to their values together.
     """
     values = _values(tape)
     begins = list(values_at("a baseline", baseline, tape.x, tape.leaves).values())
@@ -122,9 +124,7 @@ def integrated_gradients(
         if steps * 2 > max_steps or not bool((error > tol).any()):
             break
         steps *= 2
-    for map in maps:
-        map.completeness_error = error  # type: ignore[attr-defined]
-    return tuple(maps)
+    return Attribution(tuple(maps), error)
 
 
 def _mean_gradients(tape: Pass, target: Scalar, begins: list[Tensor], steps: int) -> list[Tensor]:
@@ -137,7 +137,7 @@ def _mean_gradients(tape: Pass, target: Scalar, begins: list[Tensor], steps: int
             x0 + columns(midpoints[part].to(x.dtype), x[None]) * (x - x0)
             for x, x0 in zip(values, begins, strict=True)
         ]  # (copies, B, ...)
-        return _summed(tape, "gradient", target, between)
+        return _summed(tape, _GRADIENT, target, between)
 
     totals = [torch.zeros_like(x) for x in values]
     parts = in_parts(part_sum, steps, _copies_per_pass(len(tape.output)))

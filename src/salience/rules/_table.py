@@ -1,187 +1,206 @@
-"""The methods: tables of rules with their read-out, defaults and sources.
+"""The methods: functions of their parameters that make tables of rules, and the table of them all.
 
-A method is data. To add one, put a `Method` into `methods`; everything else (the tape, the command
-line, the tests over the registry) finds it there.
+To add a method, write the function that makes it and name it in `_ALL`; everything else (the tape,
+the command line, the tests over the registry) finds it there.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
-
-from salience._errors import SalienceWarning, expected, squeezed, unknown
-from salience._inputs.validation import at_least_0, check_bounds, whole_number
+from salience._errors import expected, squeezed, unknown, warn
+from salience._inputs.validation import at_least_0, check_bounds, listed, whole_number
 from salience.rules import _composites as composites
-from salience.rules import _rules as rules
-from salience.rules._several_passes import integrated_gradients, smoothgrad
+from salience.rules import _rules as backward
+from salience.rules import _several_passes as passes
+from salience.rules._method import LINEAR, Method, named
 
-_NO_RULE_NEEDED = frozenset({"structural", "weights"})
-_LINEAR = frozenset({"linear", "batch_norm", "affine"})
+Methods = str | Method | Sequence[str | Method] | Mapping[str, str | Method]
+
 _SMOOTH = frozenset({"product", "division", "reciprocal", "softmax", "normalization", "smooth"})
+_GATED = LINEAR | _SMOOTH
+_LRP_PLAIN = LINEAR | {"relu", "softmax"}
+# beyond networks of linear maps and ReLU, all relevance methods are AttnLRP (Achtibat 2024)
+_LRP_ELSEWHERE = {
+    "bounded_relu": backward.proportional, "activation": backward.proportional,
+    "product": backward.shared, "division": backward.shared,
+    "normalization": backward.spread_held,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Method:
-    """A saliency method: what backward means for each kind of operation, and how a map is read off.
+def _relevance(name: str, summary: str, source: str, linear: Any, **own: Any) -> Method:
+    """A method of relevance by its rule for linear maps."""
+    own = {"start": None, **own}
+    rules = {"linear": linear, **_LRP_ELSEWHERE}
+    return Method(
+        name, summary, source, "x * m", rules=rules, plain=_LRP_PLAIN, relevance=True, **own
+    )
 
-    rules       kind of operation (see `_operations.kinds`) -> rule; no rule means plain autograd
-    plain       kinds where plain autograd is what the method means; None: everywhere
-    input_rule  a rule for the input layer that hands back relevance instead of a multiplier
-    readout     "m": the multiplier at the input; "x * m": the relevance of the input
-    relevance   whether the map adds up to what it starts from (its conservation error is reported)
-    start       what flows in at the target; None: the target's value
-    run         replaces the backward walk, for methods that need several passes
-    check       raises or warns about the values of parameters
+
+def gradient() -> Method:
+    """df/dx, signed (Simonyan 2013)."""
+    return Method("gradient", "df/dx, signed", "Simonyan 2013", make=gradient)
+
+
+def input_x_gradient() -> Method:
+    """x df/dx (Shrikumar 2016)."""
+    return Method("input_x_gradient", "x df/dx", "Shrikumar 2016", "x * m", make=input_x_gradient)
+
+
+def smoothgrad(base: str | Method = "gradient", n: int = 50, noise: float = 0.15) -> Method:
+    """The mean of a method's maps over noisy copies of the input (Smilkov 2017).
+
+    base   a method of a single pass: a name, or a `Method` with its own parameters
+    n      draws
+    noise  their standard deviation, in parts of each sample's max x - min x
+
+    >>> smoothgrad(lrp_epsilon(eps=1e-2), n=10)
+    smoothgrad(base=lrp_epsilon(eps=0.01), n=10, noise=0.15)
     """
-
-    name: str
-    summary: str
-    source: str
-    readout: Literal["m", "x * m"] = "m"
-    rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
-    plain: frozenset[str] | None = None
-    input_rule: Callable[..., Tensor | None] | None = None
-    relevance: bool = False
-    start: float | None = 1.0
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    run: Callable[..., Any] | None = None
-    check: Callable[[Mapping[str, Any]], None] | None = None
-
-    def treatment(self, kind: str) -> str | None:
-        """The name of the rule for a kind, "autograd", or None where the method has no answer."""
-        rule = self.rules.get("linear" if kind in _LINEAR else kind)
-        if rule is not None:
-            return _name_of(rule)
-        covered = self.plain is None or kind in self.plain or kind in _NO_RULE_NEEDED
-        return "autograd" if covered else None
-
-    def bound(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The method's parameters with the given ones in place of their defaults."""
-        for name in given:
-            if name not in self.parameters:
-                raise unknown(f"parameter of {self.name}", name, self.parameters)
-        return {**self.parameters, **given}
+    whole_number("n", n, 1, "The default is 50.")
+    at_least_0("noise", noise, 0.15)
+    found = find(base)
+    if not found.single_pass:
+        single = ", ".join(name for name, method in methods.items() if method.single_pass)
+        raise expected("a single-pass base method", found.name, f"Choose from {single}.")
+    return Method(
+        "smoothgrad", "mean of a method's maps over noisy copies of the input", "Smilkov 2017",
+        parameters={"base": base, "n": n, "noise": noise}, make=smoothgrad,
+        run=partial(passes.smoothgrad, base=found, n=n, noise=noise),
+    )  # fmt: skip
 
 
-def _name_of(rule: Callable[..., Any]) -> str:
-    function = rule.func if isinstance(rule, partial) else rule
-    return getattr(function, "__name__", type(rule).__name__)
+def integrated_gradients(baseline: Any = 0.0, tol: float = 0.01, max_steps: int = 256) -> Method:
+    """(x - x0) times the mean gradient on the way from x0 to x (Sundararajan 2017).
+
+    baseline   x0: a number, values for one sample or for each of (N, ...); for several inputs a
+               container like theirs
+    tol        of the completeness error, at which the doubling of steps ends
+    max_steps  at most
+    """
+    whole_number("max_steps", max_steps, 1, "The default is 256.")
+    at_least_0("tol", tol, 0.01)
+    given = {"baseline": baseline, "tol": tol, "max_steps": max_steps}
+    return Method(
+        "integrated_gradients", "(x - x0) times the mean gradient on the way from x0 to x",
+        "Sundararajan 2017", parameters=given, run=partial(passes.integrated_gradients, **given),
+        complete=True, make=integrated_gradients,
+    )  # fmt: skip
 
 
-def bind(rule: Callable[..., Tensor], parameters: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """The rule with those of the method's parameters that it takes."""
-    takes = rules.parameters_of(rule)
-    return partial(rule, **{name: parameters[name] for name in parameters if name in takes})
+def guided_backprop() -> Method:
+    """m [y > 0] [m > 0] at each ReLU (Springenberg 2014)."""
+    return Method(
+        "guided_backprop", "m [y > 0] [m > 0] at each ReLU", "Springenberg 2014",
+        rules={"relu": backward.guided, "bounded_relu": backward.guided}, plain=_GATED,
+        make=guided_backprop,
+    )  # fmt: skip
 
 
-def _check_smoothgrad(parameters: Mapping[str, Any]) -> None:
-    whole_number("n", parameters["n"], 1, "The default is 50.")
-    at_least_0("noise", parameters["noise"], 0.15)
-    base = find(parameters["base"])
-    if base.run is not None:
-        single = [name for name, method in methods.items() if method.run is None]
-        raise expected("a single-pass base method", base.name, f"Choose from {', '.join(single)}.")
+def deconvnet() -> Method:
+    """max(m, 0) at each ReLU, max-pooling by its switches (Zeiler and Fergus 2014)."""
+    return Method(
+        "deconvnet", "max(m, 0) at each ReLU, max-pooling by its switches", "Zeiler & Fergus 2014",
+        rules={"relu": backward.rectified, "bounded_relu": backward.rectified}, plain=_GATED,
+        make=deconvnet,
+    )  # fmt: skip
 
 
-def _check_integrated_gradients(parameters: Mapping[str, Any]) -> None:
-    whole_number("max_steps", parameters["max_steps"], 1, "The default is 256.")
-    at_least_0("tol", parameters["tol"], 0.01)
+def deep_taylor(low: Any = None, high: Any = None) -> Method:
+    """The z+ rule; at the input w^2, or z^B for one between low and high (Montavon 2017).
+
+    low, high  bounds of the input: numbers, values for one sample or for each of (N, ...)
+    """
+    check_bounds(low, high)
+    return _relevance(
+        "deep_taylor", "z+ rule; at the input w^2, or z^B if low and high are given",
+        "Montavon 2017", backward.z_plus,
+        input_rule=backward.w_squared if low is None else backward.z_bounded,
+        bounds=None if low is None else (low, high),
+        parameters={"low": low, "high": high}, make=deep_taylor,
+    )  # fmt: skip
 
 
-def _check_eps(parameters: Mapping[str, Any]) -> None:
-    at_least_0("eps", parameters["eps"], 1e-3)
+def lrp_epsilon(eps: float = 1e-3) -> Method:
+    """Relevance in proportion to a_i w_ij / (z_j + eps sign z_j) (Bach 2015).
+
+    >>> lrp_epsilon(eps=1e-2)
+    lrp_epsilon(eps=0.01)
+    """
+    at_least_0("eps", eps, 1e-3)
+    return _relevance(
+        "lrp_epsilon", "relevance in proportion to a_i w_ij / (z_j + eps sign z_j)", "Bach 2015",
+        partial(backward.epsilon, eps=eps), parameters={"eps": eps}, make=lrp_epsilon,
+    )  # fmt: skip
 
 
-def _check_gamma(parameters: Mapping[str, Any]) -> None:
-    at_least_0("gamma", parameters["gamma"], 0.25)
-
-
-def _check_alpha_beta(parameters: Mapping[str, Any]) -> None:
-    alpha, beta = parameters["alpha"], parameters["beta"]
+def lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Method:
+    """alpha times the positive minus beta times the negative contributions (Bach 2015)."""
     at_least_0("alpha", alpha, 2.0)
     at_least_0("beta", beta, 1.0)
     if abs(alpha - beta - 1) > 1e-9:
-        warnings.warn(
+        warn(
             f"expected alpha - beta = 1; got {alpha} - {beta} = {alpha - beta:g}: the maps' "
-            f"relevance does not add up to the output. Use for example alpha=2, beta=1.",
-            SalienceWarning, stacklevel=4,
-        )  # fmt: skip
-
-
-_LRP_PLAIN = _LINEAR | {"relu", "softmax"}
-# beyond networks of linear maps and ReLU, all relevance methods are AttnLRP (Achtibat 2024)
-_LRP_ELSEWHERE = {
-    "bounded_relu": rules.proportional, "activation": rules.proportional,
-    "product": rules.shared, "division": rules.shared, "normalization": rules.spread_held,
-}  # fmt: skip
-_GATED = _LINEAR | _SMOOTH
-
-_ALL = (
-    Method(
-        "gradient", "df/dx, signed", "Simonyan 2013",
-    ),
-    Method(
-        "input_x_gradient", "x df/dx", "Shrikumar 2016", readout="x * m",
-    ),
-    Method(
-        "smoothgrad", "mean of a method's maps over noisy copies of the input", "Smilkov 2017",
-        parameters={"base": "gradient", "n": 50, "noise": 0.15}, run=smoothgrad,
-        check=_check_smoothgrad,
-    ),
-    Method(
-        "integrated_gradients", "(x - x0) times the mean gradient on the way from x0 to x",
-        "Sundararajan 2017",
-        parameters={"baseline": 0.0, "tol": 0.01, "max_steps": 256}, run=integrated_gradients,
-        check=_check_integrated_gradients,
-    ),
-    Method(
-        "guided_backprop", "m [y > 0] [m > 0] at each ReLU", "Springenberg 2014",
-        rules={"relu": rules.guided, "bounded_relu": rules.guided}, plain=_GATED,
-    ),
-    Method(
-        "deconvnet", "max(m, 0) at each ReLU, max-pooling by its switches", "Zeiler & Fergus 2014",
-        rules={"relu": rules.rectified, "bounded_relu": rules.rectified}, plain=_GATED,
-    ),
-    Method(
-        "deep_taylor", "z+ rule; at the input w^2, or z^B if low and high are given",
-        "Montavon 2017", readout="x * m", relevance=True, start=None,
-        rules={"linear": rules.z_plus, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
-        input_rule=rules.deep_taylor_input, parameters={"low": None, "high": None},
-        check=check_bounds,
-    ),
-    Method(
-        "lrp_epsilon", "relevance in proportion to a_i w_ij / (z_j + eps sign z_j)", "Bach 2015",
-        readout="x * m", relevance=True, start=None, parameters={"eps": 1e-3},
-        rules={"linear": rules.epsilon, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN, check=_check_eps,
-    ),
-    Method(
+            f"relevance does not add up to the output. Use for example alpha=2, beta=1."
+        )
+    return _relevance(
         "lrp_alpha_beta", "alpha times the positive minus beta times the negative contributions",
-        "Bach 2015", readout="x * m", relevance=True, start=None,
-        parameters={"alpha": 2.0, "beta": 1.0},
-        rules={"linear": rules.alpha_beta, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
-        check=_check_alpha_beta,
-    ),
-    Method(
+        "Bach 2015", partial(backward.alpha_beta, alpha=alpha, beta=beta),
+        parameters={"alpha": alpha, "beta": beta}, make=lrp_alpha_beta,
+    )  # fmt: skip
+
+
+def lrp_gamma(gamma: float = 0.25) -> Method:
+    """Contributions of the sign of z_j count 1 + gamma times (Montavon 2019)."""
+    at_least_0("gamma", gamma, 0.25)
+    return _relevance(
         "lrp_gamma", "contributions of the sign of z_j count 1 + gamma times", "Montavon 2019",
-        readout="x * m", relevance=True, start=None, parameters={"gamma": 0.25},
-        rules={"linear": rules.gamma, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN, check=_check_gamma,
-    ),
-    Method(
+        partial(backward.gamma, gamma=gamma), parameters={"gamma": gamma}, make=lrp_gamma,
+    )  # fmt: skip
+
+
+def lrp_composite(
+    preset: str = "epsilon-plus-flat",
+    rules: composites.Choice | None = None,
+    eps: float = 1e-6,
+    gamma: float = 0.25,
+    low: Any = None,
+    high: Any = None,
+) -> Method:
+    """A rule for convolutions, one for dense layers, one for the input (Kohlbrenner 2020).
+
+    preset      a row of `composites.PRESETS`, unless rules are given
+    rules       layer -> the name of a rule, or (name, {parameter: value})
+    eps, gamma  of the rules of these names
+    low, high   bounds of the input, for the rule "box"
+
+    >>> lrp_composite("epsilon-gamma-box", low=-2, high=2).bounds
+    (-2, 2)
+    """
+    given = {
+        "preset": preset, "rules": rules, "eps": eps, "gamma": gamma, "low": low, "high": high,
+    }  # fmt: skip
+    hidden, at_input = composites.rules_of(**given)
+    return _relevance(
         "lrp_composite", "a rule for convolutions, one for dense layers, one for the input layer",
-        "Kohlbrenner 2020", readout="x * m", relevance=True, start=None,
-        parameters=composites.PARAMETERS, rules={"linear": composites.by_layer, **_LRP_ELSEWHERE},
-        plain=_LRP_PLAIN, input_rule=composites.at_input, check=composites.check,
-    ),
-    Method(
+        "Kohlbrenner 2020", hidden, input_rule=at_input,
+        bounds=None if low is None else (low, high), parameters=given, make=lrp_composite,
+    )  # fmt: skip
+
+
+def excitation_backprop() -> Method:
+    """Positive contributions without bias, from 1 at the target (Zhang 2016)."""
+    return _relevance(
         "excitation_backprop", "positive contributions without bias, from 1 at the target",
-        "Zhang 2016", readout="x * m", relevance=True,
-        rules={"linear": rules.z_plus, **_LRP_ELSEWHERE}, plain=_LRP_PLAIN,
-    ),
+        "Zhang 2016", backward.z_plus, start=1.0, make=excitation_backprop,
+    )  # fmt: skip
+
+
+_ALL: tuple[Callable[[], Method], ...] = (
+    gradient, input_x_gradient, smoothgrad, integrated_gradients, guided_backprop, deconvnet,
+    deep_taylor, lrp_epsilon, lrp_alpha_beta, lrp_gamma, lrp_composite, excitation_backprop,
 )  # fmt: skip
 
 # names, without case and signs, that others have and that are close to none of ours
@@ -193,7 +212,7 @@ _NOT_HERE = frozenset(
     "shapleyvaluesampling vargrad xgradcam xrai".split()
 )
 
-methods: dict[str, Method] = {method.name: method for method in _ALL}
+methods: dict[str, Method] = {}
 
 
 def find(name: str | Method) -> Method:
@@ -208,3 +227,25 @@ def find(name: str | Method) -> Method:
         got = f"{name!r}, a method of the field that is not among them"
         raise expected("a method that is implemented", got, f"Choose one of: {', '.join(methods)}.")
     raise unknown("method", name, methods)
+
+
+def choose(given: Methods | None) -> list[Method]:
+    """The methods meant by a name or a method, several of them, or names for each; None: all.
+
+    Errors: SalienceError for what is no method, and for two methods of one name.
+    """
+    if given is None:
+        return list(methods.values())
+    if isinstance(given, Mapping):
+        return [named(find(method), str(name)) for name, method in given.items()]
+    each = [given] if isinstance(given, Method) else listed("methods", given, methods)
+    chosen: dict[str, Method] = {}
+    for method in map(find, each):
+        if chosen.setdefault(method.name, method) is not method:
+            cure = 'Give each a name of its own: {"coarse": lrp_epsilon(eps=0.1), ...}.'
+            raise expected("methods of different names", f"{method.name!r} twice", cure)
+    return list(chosen.values())
+
+
+for _make in _ALL:  # in order: smoothgrad finds its base among those before it
+    methods[_make.__name__] = _make()
