@@ -13,8 +13,9 @@ import xarray
 
 import salience
 from salience._errors import SalienceError
+from salience._scores.interval import interval
 from salience._study.sentences import of_method
-from salience._study.verdicts import interval, judge
+from salience._study.verdicts import judge
 from salience.report._words import answer
 
 LENSING = Path(__file__).parents[2] / "examples" / "weak_lensing"
