@@ -13,7 +13,10 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
-from salience._study.verdicts import Verdict, Verdicts, verdicts
+from salience._study.files import open
+from salience._study.judge import verdicts
+from salience._study.study import Study
+from salience._study.verdicts import Verdict, Verdicts
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
@@ -28,6 +31,7 @@ __all__ = [
     "SalienceError",
     "SalienceWarning",
     "Similarity",
+    "Study",
     "Tape",
     "Verdict",
     "Verdicts",
@@ -37,6 +41,7 @@ __all__ = [
     "explain",
     "methods",
     "models",
+    "open",
     "plot",
     "randomization_test",
     "record",

@@ -57,7 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names, net = ["gradient", "lrp_epsilon", "guided_backprop"], small_net()
     study = randomization_test(
         net, x, names, repeats=2, keep_maps=2, progress=False, scores=["spearman_abs", "ssim"]
-    )
+    ).data
     folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "npz")}
     for name in ("nc", "zarr"):
         told = {"model_fingerprint": study.attrs["model_fingerprint"]}

@@ -213,8 +213,10 @@ def _npz(file: Path, size: int) -> None:
             _bounded(total, size)
             with archive.open(entry) as stream:
                 version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
-                read = {(1, 0): np.lib.format.read_array_header_1_0,
-                        (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
                 shape, _, kind = read[version](stream)
             if kind.hasobject or math.prod(shape) * kind.itemsize > entry.file_size:
                 raise ValueError(f"{entry.filename} holds objects, or less than it declares")

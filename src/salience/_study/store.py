@@ -1,37 +1,27 @@
-"""What `salience check` and `salience explain` wrote, read back for a report."""
+"""Studies in files and folders: written, and read back as what a stranger may have written."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._errors import SalienceError, expected, reason, unknown
+from salience._errors import SalienceError, expected, reason
 from salience._names import ERRORS
-from salience._study.guard import look_at, text_of
+from salience._study.guard import look_at
 from salience._study.schema import check_form, check_values, tested
-from salience._study.verdicts import scores_of
 
 if TYPE_CHECKING:
     import xarray
 
-STUDIES = ("study.nc", "study.zarr")
+FORMATS = {".nc": "study.nc", ".zarr": "study.zarr"}  # the files of a folder
 MAPS = "maps.npz"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A result, and the score that its verdicts are about, where that was said."""
-
-    dataset: xarray.Dataset
-    score: str | None = None
-
-
-def open_study(path: Path) -> Stored:
+def read(path: Path) -> xarray.Dataset:
     """The study at a file or in a folder; its maps are read when they are asked for.
 
     path  a folder that `salience check` or `salience explain` wrote, or its study.nc, study.zarr
@@ -39,7 +29,7 @@ def open_study(path: Path) -> Stored:
 
     Errors: SalienceError for a path that holds no result.
     """
-    file = _file_of(Path(path))
+    file = _file_of(path)
     try:
         look_at(file)
         dataset = _opened(file)
@@ -52,10 +42,33 @@ def open_study(path: Path) -> Stored:
             cure = "Give the folder that salience check wrote."
             raise expected(f"scores or maps in {file}", f"{sorted(map(str, dataset))}", cure)
         _read_once(file, dataset)
-        return Stored(dataset, _score_of(file.with_name("verdicts.json"), dataset))
     except SalienceError:
         dataset.close()
         raise
+    return dataset
+
+
+def write(dataset: xarray.Dataset, file: Path, form: str) -> None:
+    """A file of netCDF, or a folder of Zarr 3: form ".nc" or ".zarr"."""
+    text = {name: c.astype(object) for name, c in dataset.coords.items() if c.dtype.kind == "U"}
+    dataset = dataset.assign_coords(text)  # zarr 3 has no strings of fixed length
+    dataset = dataset.drop_encoding()  # that of a file of the other format
+    if form == ".nc":
+        dataset.to_netcdf(file, engine="netcdf4")
+    else:
+        dataset.to_zarr(file, mode="w", consolidated=False, zarr_format=3)
+
+
+def check_study(dataset: xarray.Dataset) -> None:
+    """Raise SalienceError for what could not be opened again as a study."""
+    why = "" if "maps" in dataset or tested(dataset) else "there are neither scores nor maps"
+    try:
+        check_form(dataset)
+    except ValueError as error:
+        why = str(error)
+    if why:
+        cure = "Select with lists, as in isel(sample=[0]): dimensions stay."
+        raise expected("the data of a study", f"a dataset in which {why}", cure)
 
 
 def _opened(file: Path) -> xarray.Dataset:
@@ -90,7 +103,7 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
 
 
 def _file_of(path: Path) -> Path:
-    inside = [path / name for name in (*STUDIES, MAPS)]
+    inside = [path / name for name in (*FORMATS.values(), MAPS)]
     known = path.name.endswith((".nc", ".npz", ".zarr"))
     found = [file for file in ([path] if known else inside) if os.path.lexists(file)]
     if len(found) > 1:
@@ -99,29 +112,10 @@ def _file_of(path: Path) -> Path:
     if found:
         return found[0]
     raise expected(
-        "a folder with study.nc, study.zarr or maps.npz, or one of these files", str(path),
+        "a folder with study.nc, study.zarr or maps.npz, or one of these files",
+        str(path),
         "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",
-    )  # fmt: skip
-
-
-def _score_of(file: Path, dataset: xarray.Dataset) -> str | None:
-    """The score that verdicts.json is about, where it belongs to the dataset."""
-    if not file.exists():
-        return None
-    try:
-        told = json.loads(text_of(file))
-        same = told.get("model_fingerprint") == dataset.attrs.get("model_fingerprint")
-        score = told.get("score")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        cure = "Run salience check again, or take the file away."
-        raise expected(f"verdicts in {file}", f"{type(error).__name__}: {error}", cure) from None
-    if not isinstance(score, str | None):
-        raise expected(f"the name of a score in {file}", repr(score), "Run salience check again.")
-    if not same or score is None or not tested(dataset):
-        return None
-    if score not in (scores := scores_of(dataset)):
-        raise unknown(f"score in {file}", score, scores)
-    return score
+    )
 
 
 def _maps_file(file: Path) -> xarray.Dataset:
