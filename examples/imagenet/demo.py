@@ -14,12 +14,10 @@ import torch
 from network import efficientnet_lite0, images
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 from torch import Tensor, nn
 
 import salience
-import salience.plot._maps
-import salience.report
-from salience._cli.results import LIMITS, verdict_table
 
 COUNT = 4
 TESTED, STAGES, REPEATS = 3, 6, 3  # of the randomisation test: images, scored stages, networks
@@ -61,15 +59,13 @@ def check(network: nn.Module, x: Tensor, console: Console) -> None:
         network, x[:TESTED], stages=STAGES, repeats=REPEATS, keep_maps=1
     )
     console.print(f"{time.perf_counter() - started:.0f} s", style="dim")
-    console.print(verdict_table(salience.verdicts(study)))
-    console.print(LIMITS)
-    figures = {
-        "similarity": salience.plot.similarity(study), "cascade": salience.plot.cascade(study),
-    }  # fmt: skip
+    console.print(Text(str(study)))
+    console.print("Hold these verdicts beside a test of faithfulness, never alone (Binder 2023).")
+    figures = {"similarity": study.plot.similarity(), "cascade": study.plot.cascade()}
     for name, figure in figures.items():
         figure.savefig(OUT / f"{name}.png")
         console.print(f"{name.capitalize()}: {OUT / name}.png", soft_wrap=True)
-    page = salience.report.build(study, OUT / "report.html")
+    page = study.report(OUT / "report.html")
     console.print(f"Report to open in a browser: {page}", soft_wrap=True)
 
 

@@ -89,7 +89,7 @@ def randomised(
     return salience.randomization_test(
         subject.network, subject.x[:count], methods, OUTPUTS.index(output), seed=RANDOM_WEIGHTS,
         scores=("spearman", "spearman_abs"), progress=False, **{"repeats": REPEATS, **options},
-    )  # fmt: skip
+    ).data  # fmt: skip
 
 
 PARTS: dict[str, Callable[[Subject], xarray.Dataset]] = {

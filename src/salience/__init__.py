@@ -13,9 +13,11 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
+from salience._study.files import open
+from salience._study.judge import verdicts
 from salience._study.maps import Maps
-from salience._study.store import open_maps as open
-from salience._study.verdicts import Verdict, Verdicts, verdicts
+from salience._study.study import Study
+from salience._study.verdicts import Verdict, Verdicts
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
@@ -32,6 +34,7 @@ __all__ = [
     "SalienceError",
     "SalienceWarning",
     "Similarity",
+    "Study",
     "Tape",
     "Verdict",
     "Verdicts",

@@ -16,11 +16,12 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same table as HTML; all text is escaped."""
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """The same table as HTML, with what it says below; all text is escaped."""
 
     def line(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(line(row, "td") for row in rows)
-    return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    below = caption and f'<caption style="caption-side: bottom">{escape(caption)}</caption>'
+    return f"<table>{below}<thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -188,7 +188,7 @@ def test_check_of_ids_keeps_relevance_per_token(folder):
     expected = salience.randomization_test(
         made("Text"), torch.from_numpy(IDS), "lrp_epsilon", 1, repeats=1, output="0.scores",
         progress=False,
-    )  # fmt: skip
+    ).data  # fmt: skip
     assert list(data.stage.values) == ["head.weight", "mix.weight", "words.weight"]
     for score in ("spearman", "spearman_abs", "spearman_of_abs", "pearson"):
         np.testing.assert_array_equal(data[score], expected[score])

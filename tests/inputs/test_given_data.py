@@ -37,7 +37,7 @@ def explained(x: Any, model: Callable[..., Any] | None = None, **options: Any) -
 def randomized(x: Any, model: Callable[..., Any] | None = None) -> np.ndarray[Any, Any]:
     data = salience.randomization_test(
         model or dense(), x, "gradient", 1, repeats=1, scores="spearman", progress=False
-    )
+    ).data
     return data["spearman"].values
 
 
@@ -165,7 +165,7 @@ def test_the_test_and_record_convert_as_explain_does():
         data = salience.randomization_test(
             dense(), ROWS.astype(float), "gradient", 1, repeats=1, scores="spearman",
             progress=False,
-        )  # fmt: skip
+        ).data  # fmt: skip
     assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(data["spearman"].values, randomized(ROWS))
     with pytest.warns(SalienceWarning, match=CONVERTED) as caught:

@@ -37,7 +37,9 @@ def explain(**given: Any) -> Any:
 
 def check(**given: Any) -> Any:
     options = {"repeats": 1, "progress": False, **given}
-    return salience.randomization_test(**{"model": net(), "x": X, "methods": "gradient", **options})
+    return salience.randomization_test(
+        **{"model": net(), "x": X, "methods": "gradient", **options}
+    ).data
 
 
 def both(case: str, given: dict[str, Any], message: str) -> dict[str, Any]:

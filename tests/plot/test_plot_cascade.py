@@ -13,7 +13,7 @@ from torch import nn
 
 import salience
 from salience import SalienceError, plot
-from salience._study.verdicts import interval
+from salience._scores.interval import interval
 from salience.plot._pictures import shortened
 
 SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
@@ -43,7 +43,7 @@ def deep(stages, **options):
             nn.init.dirac_(layer["depthwise_separable_convolution"].weight)
         x = torch.rand(2, 2, 8, 8)
     options = {"repeats": 2, "keep_maps": 2, "progress": False, **options}
-    return salience.randomization_test(network, x, target=0, **options)
+    return salience.randomization_test(network, x, target=0, **options).data
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_inputs_of_every_shape(shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     data = salience.randomization_test(
         Weighted().eval(), x, ["gradient"], repeats=2, keep_maps=1, progress=False
-    )
+    ).data
     assert_readable(plot.similarity(data))
     assert_readable(plot.cascade(data))
 

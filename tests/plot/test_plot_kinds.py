@@ -126,7 +126,7 @@ def study(net: nn.Module, x: Tensor):
                 layer.reset_parameters()
     return salience.randomization_test(
         net.eval(), x, "lrp_epsilon", 0, repeats=1, keep_maps=2, progress=False
-    )
+    ).data
 
 
 def test_the_cascade_of_a_signal():

@@ -36,7 +36,7 @@ def test_scores_equal_the_naive_reference(name, order):
     data = salience.randomization_test(
         case.model, case.x, case.methods, scores=scores, progress=False, **options,
         batch_size=None if name == "branching" else 2,  # it branches on the batch's mean
-    )  # fmt: skip
+    ).data  # fmt: skip
     stages = [stage[0] for stage in case.stages]
     assert list(data.stage.values) == (stages[::-1] if order == "top_down" else stages)
     for score, expected in naive_test(case, scores, **options).items():

@@ -121,7 +121,7 @@ def test_samples_that_name_one_another():
     net, x = Graph().eval(), torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
     study = salience.randomization_test(
         net, x, ["gradient", "lrp_epsilon"], 1, repeats=1, controls=False
-    )
+    ).data
     assert dict(study.sizes)["stage"] == 2
     assert bool(study.cost.notnull().all())
     assert bool(study.spearman.notnull().all())

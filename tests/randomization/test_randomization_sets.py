@@ -28,7 +28,7 @@ SINGLE = [name for name, method in salience.methods.items() if method.single_pas
 
 def run(case: Any, methods: Any = "gradient", **options: Any) -> Any:
     options = {"repeats": 2, "target": 0, "progress": False, **options}
-    return salience.randomization_test(case.model, case.x, methods, **options)
+    return salience.randomization_test(case.model, case.x, methods, **options).data
 
 
 # -- the naive reference ---------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_several_embeddings_of_the_same_ids_are_scored_together():
     net = Twice().double().eval()
     data = salience.randomization_test(
         net, IDS, "gradient", 1, repeats=1, keep_maps=2, progress=False
-    )
+    ).data
     one, two = salience.record(net, IDS).explain("gradient", 1)
     kept = data["maps"].values[0, 0]
     np.testing.assert_allclose(kept, (one.sum(-1) + two.sum(-1))[:2], rtol=1e-6)
@@ -178,7 +178,7 @@ def test_arrays_and_no_container_change_nothing():
     arrays = tuple(part.numpy() for part in case.x)
     found = salience.randomization_test(
         case.model, arrays, "gradient", 0, repeats=2, progress=False
-    )
+    ).data
     np.testing.assert_array_equal(found.spearman, run(case).spearman)
     given = [part.clone() for part in case.x]
     assert all(torch.equal(a, b) for a, b in zip(given, case.x, strict=True))

@@ -42,7 +42,7 @@ def test_efficient_compares_the_complexity_of_trained_and_fully_random_maps():
     net = network()
     data = salience.randomization_test(
         net, X, ["gradient", "guided_backprop"], 1, kind="efficient", repeats=2, progress=False
-    )
+    ).data
     assert data.sizes["stage"] == 1
     tape = Tape(run_pass(net, X, keep=True))
     before = complexity(tape.explain("guided_backprop", 1))
@@ -64,7 +64,7 @@ def test_smooth_compares_means_over_noisy_copies():
     net = network()
     data = salience.randomization_test(
         net, X, ["deconvnet"], 1, kind="smooth", repeats=1, scores=["spearman"], progress=False
-    )
+    ).data
     tape = Tape(run_pass(net, X, keep=True))
     smooth = {"base": "deconvnet", "n": SMOOTH_DRAWS}
     trained = tape.explain("smoothgrad", 1, **smooth)

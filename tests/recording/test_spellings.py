@@ -70,7 +70,7 @@ def test_an_activation_in_its_parts_when_replayed(own, spelled):
     options = {"repeats": 1, "controls": False, "progress": False, "scores": ["pearson"]}
     methods = ["lrp_epsilon", "guided_backprop", "lrp_alpha_beta"]
     one, two = (
-        salience.randomization_test(Net(f).eval(), inputs(), methods, 1, **options)
+        salience.randomization_test(Net(f).eval(), inputs(), methods, 1, **options).data
         for f in (own, spelled)
     )
     torch.testing.assert_close(

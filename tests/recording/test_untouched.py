@@ -74,7 +74,7 @@ class Caches(Net):
 
 def test(model: Any, x: Any, **options: Any) -> Any:
     given = {"repeats": 1, "progress": False, "methods": ["gradient"], **options}
-    return salience.randomization_test(model, x, **given)
+    return salience.randomization_test(model, x, **given).data
 
 
 test.__test__ = False  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from report_pages import (
 )
 from torch import nn
 
-from salience import attribution_by_value, randomization_test, verdicts
+from salience import Study, attribution_by_value, randomization_test, verdicts
 from salience.report import build
 from salience.report._extras import quarters
 
@@ -167,7 +167,7 @@ def test_classes_of_inputs_with_equal_values(values: list[float], classes: list[
         "maps": (("map_method", "map_stage", "map_sample", *space), np.ones_like(x)[None, None]),
         "inputs": (("map_sample", *space), x),
     }, {"map_method": ["m"]})  # fmt: skip
-    found = quarters(data)
+    found = quarters(Study(data))
     assert (found if classes is None else list(found["class"].values)) == classes
 
 
@@ -195,7 +195,7 @@ def test_inputs_of_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(wide, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     data = randomization_test(
         net, torch.randn(shape), ["gradient"], repeats=2, keep_maps=2, progress=False
-    )
+    ).data
     held = block_of(build(data, tmp_path / "a.html").read_text(), "study")["maps"]
     assert held["depth"] == (3 if shape[1:] == (3, 32, 32) else 1)
     assert held["size"] == [1 if len(shape) < 4 else shape[-2], shape[-1]]
@@ -205,7 +205,7 @@ def test_an_efficient_test_is_told_in_its_own_terms(tmp_path: Path) -> None:
     x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     data = randomization_test(
         small_net(), x, ["gradient"], kind="efficient", repeats=2, progress=False
-    )
+    ).data
     page = build(data, tmp_path / "a.html").read_text(encoding="utf-8")
     assert "rise of complexity" in page.replace("rise of\ncomplexity", "rise of complexity")
     assert "etention" not in page[page.index("<main>") : page.index('id="limits"')]

@@ -28,6 +28,7 @@ from report_chromium import (
     until,
 )
 
+from salience import Study
 from salience.report._extras import Extras
 from salience.report._serve import server
 
@@ -274,7 +275,7 @@ def test_every_score_fills_the_table(browser: Any, address: str, study: xarray.D
 
 
 def test_the_view_is_the_same_page(browser: Any, study: xarray.Dataset) -> None:
-    serving = server(study, Extras())
+    serving = server(Study(study), Extras())
     thread = threading.Thread(target=serving.serve_forever, daemon=True)
     thread.start()
     try:

@@ -27,10 +27,10 @@ from report_pages import (
 )
 from typer.testing import CliRunner
 
-from salience import Maps, SalienceError, attribution_by_value, methods
+import salience
+from salience import Maps, SalienceError, Study, attribution_by_value, methods
 from salience._cli.app import app
 from salience._cli.report import report_command
-from salience._study.store import open_study
 from salience.report import build
 from salience.report._extras import Extras
 from salience.report._page import render
@@ -53,21 +53,16 @@ def page(study: xarray.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str
 def test_studies_are_read_from_their_folders(
     study: xarray.Dataset, tmp_path: Path, name: str, form: str
 ) -> None:
-    told = {"score": "spearman", "model_fingerprint": study.attrs["model_fingerprint"]}
+    study = study.assign_attrs(score="spearman")
     if name == "nc":
         study.to_netcdf(tmp_path / form)
     else:
         study.to_zarr(tmp_path / form, consolidated=False)
-    (tmp_path / "verdicts.json").write_text(json.dumps(told))
     for path in (tmp_path, tmp_path / form):
-        found = open_study(path)
-        assert found.score == "spearman"
-        with found.dataset as held:
+        found = salience.open(path)
+        assert found.score == found.verdicts().score == "spearman"
+        with found.data as held:
             np.testing.assert_array_equal(held["maps"].values, study["maps"].values)
-    (tmp_path / "verdicts.json").write_text(json.dumps({**told, "model_fingerprint": "other"}))
-    found = open_study(tmp_path)
-    found.dataset.close()
-    assert found.score is None
     said: list[str] = []
     out = report_command(tmp_path, tmp_path / "new" / "page.html", edges=[0, 1], say=said.append)
     assert said == [str(out)]
@@ -138,13 +133,13 @@ def test_maps_of_explain_are_reported(tmp_path: Path) -> None:
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SalienceError, match=r"expected a folder with study\.nc"):
-        open_study(tmp_path)
+        salience.open(tmp_path)
     (tmp_path / "study.nc").write_text("nothing")
     with pytest.raises(SalienceError, match="expected a study in"):
-        open_study(tmp_path)
+        salience.open(tmp_path)
     xarray.Dataset({"a": ("b", [1.0])}).to_netcdf(tmp_path / "other.nc")
     with pytest.raises(SalienceError, match=r"expected scores or maps in .*; got \['a'\]"):
-        open_study(tmp_path / "other.nc")
+        salience.open(tmp_path / "other.nc")
 
 
 def test_a_failed_report_leaves_the_old_one(study: xarray.Dataset, tmp_path: Path) -> None:
@@ -161,7 +156,7 @@ def asked(address: str, **headers: str) -> bytes:
 
 
 def test_the_view_serves_maps_on_demand_to_this_machine(study: xarray.Dataset) -> None:
-    serving = server(study, Extras())
+    serving = server(Study(study), Extras())
     thread = threading.Thread(target=serving.serve_forever, daemon=True)
     thread.start()
     try:
@@ -169,8 +164,8 @@ def test_the_view_serves_maps_on_demand_to_this_machine(study: xarray.Dataset) -
         address = f"http://127.0.0.1:{serving.server_port}"
         page = asked(f"{address}/").decode()
         assert "connect-src 'self'" in policy_of(page) and 'class="block"' not in page
-        assert asked(f"{address}/maps/2/1") == map_block(study, 2, 1, (32, 32))
-        assert asked(f"{address}/inputs/2") == input_block(study, 2, (32, 32))
+        assert asked(f"{address}/maps/2/1") == map_block(Study(study), 2, 1, (32, 32))
+        assert asked(f"{address}/inputs/2") == input_block(Study(study), 2, (32, 32))
         for path in ("/maps/3/0", "/maps/0/99", "/inputs/-1", "/../secret", "/maps/0/0/x"):
             with pytest.raises(urllib.error.HTTPError, match="404") as refused:
                 asked(address + path)
@@ -200,9 +195,10 @@ def test_ctrl_c_ends_the_view(study: xarray.Dataset, tmp_path: Path) -> None:
 
 
 def test_pages_differ_in_where_pixels_come_from_alone(study: xarray.Dataset) -> None:
-    plan = whole(study)
+    plan = whole(Study(study))
     held, served = (
-        block_of(render(study, Extras(), None, plan, embedded=e), "study") for e in (True, False)
+        block_of(render(Study(study), Extras(), None, plan, embedded=e), "study")
+        for e in (True, False)
     )
     assert held == served
 

@@ -17,6 +17,7 @@ from report_pages import (
     small_study,
 )
 
+from salience import Study
 from salience.report import build
 from salience.report._pixels import (
     LEVELS,
@@ -81,13 +82,14 @@ def test_what_float32_does_not_hold_is_missing_without_a_warning() -> None:
     values[..., 1, 0, 1] = 3e38  # each fits, and their sum does not
     dims = ("map_method", "map_stage", "map_sample", "axis_1", "axis_2", "axis_3")
     data = xarray.Dataset({"maps": (dims, values)})
-    codes = np.frombuffer(map_block(data, 0, 0, (2, 3))[8:], np.int8).tolist()
+    codes = np.frombuffer(map_block(Study(data), 0, 0, (2, 3))[8:], np.int8).tolist()
     assert codes == [MISSING, MISSING, MISSING, LEVELS, LEVELS, LEVELS]
-    assert signed_methods(data) == [False]
+    assert signed_methods(Study(data)) == [False]
     odd = np.frombuffer(b"\1\0\xa0\x7f" * 12, "<f4").reshape(values.shape)  # a signalling NaN
-    codes = np.frombuffer(map_block(data.assign(maps=(dims, odd)), 0, 0, (2, 3))[8:], np.int8)
+    data = data.assign(maps=(dims, odd))
+    codes = np.frombuffer(map_block(Study(data), 0, 0, (2, 3))[8:], np.int8)
     assert (codes == MISSING).all()
-    assert signed_methods(data.assign(maps=(dims, odd))) == [False]
+    assert signed_methods(Study(data)) == [False]
 
 
 def test_a_large_study_fits_into_15_megabytes_and_says_what_it_left_out(tmp_path: Path) -> None:
@@ -113,22 +115,22 @@ def test_a_large_study_is_built_in_half_a_minute(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [50_000, 150_000, 300_000, 10_000_000])
 def test_plans_keep_to_their_budget(budget: int) -> None:
-    dataset = large(3, 8, 4, 64)
-    plan = fitted(dataset, budget)
+    study = Study(large(3, 8, 4, 64))
+    plan = fitted(study, budget)
     maps = sum(
-        len(map_block(dataset, sample, stage, plan.size))
+        len(map_block(study, sample, stage, plan.size))
         for sample in plan.samples for stage in plan.stages
     )  # fmt: skip
-    inputs = sum(len(input_block(dataset, sample, plan.inputs)) for sample in plan.samples)
+    inputs = sum(len(input_block(study, sample, plan.inputs)) for sample in plan.samples)
     heads = 8 * (1 + 3 * len(plan.stages)) * len(plan.samples)
     assert maps + inputs - heads <= budget
     assert plan.stages[0] == 0 and plan.stages[-1] == 8  # trained, and wholly random
-    assert (plan == whole(dataset)) == (budget == 10_000_000)
+    assert (plan == whole(study)) == (budget == 10_000_000)
 
 
 def test_averages_keep_the_mean() -> None:
     dataset = large(2, 1, 1, 60)
-    raw = map_block(dataset, 0, 0, (20, 20))
+    raw = map_block(Study(dataset), 0, 0, (20, 20))
     peaks = np.frombuffer(raw[:8], "<f4")
     codes = np.frombuffer(raw[16:], np.int8).reshape(2, 20, 20) / LEVELS
     blocks = dataset["maps"].values[:, 0, 0, 0].reshape(2, 20, 3, 20, 3).mean((2, 4))

@@ -13,6 +13,7 @@ import pytest
 import xarray
 from report_pages import small_study
 
+from salience import Study
 from salience.report._extras import Extras
 from salience.report._pixels import map_block, whole
 from salience.report._serve import server
@@ -20,7 +21,7 @@ from salience.report._serve import server
 
 @contextmanager
 def served(study: xarray.Dataset) -> Iterator[tuple[str, int]]:
-    serving = server(study, Extras())
+    serving = server(Study(study), Extras())
     thread = threading.Thread(target=serving.serve_forever, daemon=True)
     thread.start()
     try:
@@ -54,7 +55,7 @@ def test_a_client_that_goes_away_prints_nothing(capfd: pytest.CaptureFixture[str
 
 
 def test_a_bug_of_the_server_is_still_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    broken = server(small_study(), Extras())
+    broken = server(Study(small_study()), Extras())
     try:
         try:
             raise ArithmeticError("a bug")
@@ -69,7 +70,7 @@ def test_a_file_is_read_by_many_clients_at_once(tmp_path: Path) -> None:
     """netCDF is not made for threads: the reads go one by one."""
     study = small_study()
     study.to_netcdf(tmp_path / "study.nc")
-    plan = whole(study)
+    plan = whole(Study(study))
     wanted = [(s, t) for s in plan.samples for t in plan.stages] * 8
     with xarray.open_dataset(tmp_path / "study.nc") as lazy, served(lazy) as address:
         got: dict[int, bytes] = {}
@@ -86,4 +87,4 @@ def test_a_file_is_read_by_many_clients_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     for turn, (sample, stage) in enumerate(wanted):
-        assert got[turn] == map_block(study, sample, stage, plan.size)
+        assert got[turn] == map_block(Study(study), sample, stage, plan.size)

@@ -21,7 +21,7 @@ from report_pages import small_net
 
 from salience import SalienceError, explain, randomization_test
 from salience._cli.report import report_command
-from salience._cli.results import judge_study, save_study
+from salience._cli.results import save_study
 
 pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("SALIENCE_FUZZ", "200"))  # damaged copies of each format
@@ -59,11 +59,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "maps")}
     for name in ("nc", "zarr"):
-        told = {"model_fingerprint": study.attrs["model_fingerprint"]}
-        judged = judge_study(study, "spearman_abs")
-        save_study(folders[name], study, judged, told, "spearman_abs", name)
-    packing = {n: {"zlib": True, "shuffle": True, "fletcher32": True} for n in study.data_vars}
-    study.to_netcdf(folders["packed"] / "study.nc", encoding=packing)
+        save_study(folders[name], study, name)
+    packing = {n: {"zlib": True, "shuffle": True, "fletcher32": True} for n in study.scores}
+    study.data.to_netcdf(folders["packed"] / "study.nc", encoding=packing)
     maps = explain(net, x, names)
     maps.save(folders["maps"] / "maps.nc")
     return folders

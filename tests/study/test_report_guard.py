@@ -16,9 +16,9 @@ import xarray
 from report_pages import small_study
 
 from salience import SalienceError
-from salience._cli.results import write_dataset
+from salience._study.files import open_study
 from salience._study.guard import look_at
-from salience._study.store import open_study
+from salience._study.store import write
 
 SECRET = 0.123456789
 
@@ -28,7 +28,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     study = small_study()
     for name in ("study.nc", "study.zarr"):
-        write_dataset(study, folder / name)
+        write(study, folder / name, Path(name).suffix)
     return folder
 
 
@@ -191,22 +191,18 @@ def test_a_consolidated_store_and_an_array_of_fill_values_are_read(
         held = held.load()
     held["cost"] = held["cost"] * np.nan
     held.drop_encoding().to_zarr(tmp_path / "study.zarr", consolidated=True, zarr_format=3)
-    with open_study(tmp_path).dataset as read:
+    with open_study(tmp_path).data as read:
         assert np.isnan(read["cost"].values).all()
         np.testing.assert_array_equal(read["maps"].values, held["maps"].values)
 
 
-@pytest.mark.parametrize("name", ["study.nc", "study.zarr", "verdicts.json"])
+@pytest.mark.parametrize("name", ["study.nc", "study.zarr"])
 def test_a_link_in_the_place_of_a_result_is_refused(
     stores: Path, tmp_path: Path, name: str
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    if name == "verdicts.json":
-        shutil.copy(stores / "study.nc", tmp_path)
-        (outside / name).write_text("{}")
-    else:
-        (shutil.copytree if name == "study.zarr" else shutil.copy)(stores / name, outside / name)
+    (shutil.copytree if name == "study.zarr" else shutil.copy)(stores / name, outside / name)
     (tmp_path / name).symlink_to(outside / name)
     with pytest.raises(SalienceError, match="link"):
         open_study(tmp_path)
@@ -242,7 +238,7 @@ def test_a_chunk_of_zarr_that_unpacks_to_more_is_refused(
     zarr: Path, chunk: bytes, message: str
 ) -> None:
     (zarr / "cost" / "c" / "0").write_bytes(frame(104))
-    with open_study(zarr).dataset as held:
+    with open_study(zarr).data as held:
         np.testing.assert_array_equal(held["cost"].values, np.zeros(13))
     (zarr / "cost" / "c" / "0").write_bytes(chunk)
     with pytest.raises(SalienceError, match=f"got cost .*{message}"):
@@ -311,7 +307,7 @@ def test_texts_that_overlap_are_refused(nc: Path) -> None:
     with pytest.raises(SalienceError, match="got texts that overlap"):
         open_study(nc)
     nc.write_bytes(raw)
-    open_study(nc).dataset.close()
+    open_study(nc).data.close()
 
 
 def test_texts_without_an_end_are_refused(nc: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from report_pages import block_of, small_study
 from typer.testing import CliRunner
 
 from salience._cli.app import app
-from salience._cli.results import write_dataset
+from salience._study.store import write
 from salience.report import build
 
 Change = Callable[[xarray.Dataset], xarray.Dataset]
@@ -86,6 +85,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "stages beyond": (told(stage_count=1), "number holds [0, 1], of 1 stages"),
     "half a stage": (told(stage_count=1.5), "stage_count is 1.5, which is no number of stages"),
     "kind": (told(kind=3), "the attribute kind is"),
+    "score": (told(score=3), "the attribute score is"),
+    "an unknown score": (told(score="maps"), "the attribute score is 'maps', and the scores hog"),
     "errors of others": (
         lambda d: d.assign(conservation_error=("stage", [0.0, 0.0])), "conservation_error has the"
     ),
@@ -97,7 +98,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 def test_other_contents_are_told(
     study: xarray.Dataset, tmp_path: Path, change: Change, message: str, form: str
 ) -> None:
-    write_dataset(change(study), tmp_path / form)
+    write(change(study), tmp_path / form, Path(form).suffix)
     assert message in reported(tmp_path)
 
 
@@ -106,7 +107,7 @@ def test_what_is_undefined_or_missing_is_no_damage(study: xarray.Dataset, tmp_pa
     maps = study["maps"].astype(np.float64).copy(deep=True)
     maps.values.flat[:4] = np.nan, np.inf, 1e308, -1e39
     study = study.assign({"maps": maps}).drop_vars(["uncovered", "cost", "conservation_error"])
-    write_dataset(study, tmp_path / "study.nc")
+    write(study, tmp_path / "study.nc", ".nc")
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(tmp_path), "-o", str(page)])
     assert done.exit_code == 0 and done.stderr == ""
@@ -114,28 +115,9 @@ def test_what_is_undefined_or_missing_is_no_damage(study: xarray.Dataset, tmp_pa
     assert rows[0]["undefined"] == 0 and len(rows) == 13  # the first stage does not count
 
 
-VERDICTS = {
-    "no text": b"\xff\xfe",
-    "cut": b'{"score": "spear',
-    "a list": b"[]",
-    "a number": b'{"score": 3}',
-    "nested": b"[" * 10**5,
-    "unknown": json.dumps({"score": "maps"}).encode(),
-    "near": json.dumps({"score": "spaerman"}).encode(),
-}
-
-
-@pytest.mark.parametrize("held", VERDICTS.values(), ids=VERDICTS.keys())
-def test_damaged_verdicts_are_told(study: xarray.Dataset, tmp_path: Path, held: bytes) -> None:
-    write_dataset(study.drop_attrs().assign_attrs(stage_count=2), tmp_path / "study.nc")
-    (tmp_path / "verdicts.json").write_bytes(held)
-    said = reported(tmp_path)
-    assert "verdicts.json" in said and ("spaerman" not in said or "'spearman'?" in said)
-
-
 @pytest.mark.parametrize("form", ["study.nc", "study.zarr"])
 def test_a_cut_file_is_told(study: xarray.Dataset, tmp_path: Path, form: str) -> None:
-    write_dataset(study, tmp_path / form)
+    write(study, tmp_path / form, Path(form).suffix)
     shutil.copytree(tmp_path, tmp_path / "whole")
     large = max((f for f in tmp_path.glob(f"{form}*/**/*") if f.is_file()), default=tmp_path / form,
                 key=lambda f: f.stat().st_size)  # fmt: skip

@@ -15,7 +15,7 @@ SCORES = ["spearman", "spearman_abs", "spearman_of_abs", "pearson"]
 
 def run(model, x, methods="gradient", **options) -> xarray.Dataset:
     options = {"repeats": 2, "target": 0, "progress": False, "scores": SCORES, **options}
-    return salience.randomization_test(model, x, methods, **options)
+    return salience.randomization_test(model, x, methods, **options).data
 
 
 def values(data: xarray.Dataset, name: str, method: str) -> np.ndarray:

@@ -54,7 +54,7 @@ def lensing_study() -> xarray.Dataset:
     data = randomization_test(
         load_network(LENSING / "weights" / "noiseless.safetensors"), x, [SENSITIVE, INSENSITIVE],
         0, repeats=2, keep_maps=2, progress=False,
-    )  # fmt: skip
+    ).data  # fmt: skip
     stages = [HOSTILE, *data["stage"].values[1:]]
     return data.assign_coords({
         "stage": np.array(stages, dtype=object),

@@ -25,7 +25,7 @@ def small_net(channels: int = 1) -> nn.Module:
 
 def small_study() -> xarray.Dataset:
     x = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    return randomization_test(small_net(), x, repeats=2, keep_maps=3, progress=False)
+    return randomization_test(small_net(), x, repeats=2, keep_maps=3, progress=False).data
 
 
 def block_of(page: str, name: str) -> Any:

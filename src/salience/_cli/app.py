@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -37,13 +37,11 @@ from salience._inputs.targets import Target
 from salience._inputs.validation import whole_number
 from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
+from salience._study.study import Study
 from salience._tape.tape import record
 from salience._tape.together import can_be_shown, some
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
-
-if TYPE_CHECKING:
-    import xarray
 
 app = typer.Typer(
     help="Saliency maps of trained PyTorch networks by every established method.",
@@ -157,9 +155,9 @@ def check_command(
     with those of the trained network (Adebayo 2018). A method whose maps
     survive is insensitive: they do not show what was learned.
 
-    OUT gets the scores and the maps of the inputs shown (study.nc),
-    verdicts.json, similarity.png (how alike the maps are at each stage) and
-    cascade.png (the maps down the cascade).
+    OUT gets the scores and the maps of the inputs shown (study.nc, which
+    salience.open reads), similarity.png (how alike the maps are at each stage)
+    and cascade.png (the maps down the cascade).
     """
     with user_errors(f"{out} is as it was"):
         _check({key: value for key, value in locals().items() if value is not None})
@@ -248,17 +246,14 @@ def _check(given: dict[str, Any]) -> None:
         device = device_of(network, x)
         x = trees.each(lambda part: part.to(device), x)
         tape = record(network, some(x, slice(1)), output=options["output"])
-        uncovered = {method.name: tape.uncovered(method) for method in chosen}
         if options["keep_maps"] and not can_be_shown(x, tape.leaves):
             _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
             options["keep_maps"] = 0
         skips = given["methods"] == "single-pass" and not given.get("param")
         wanted = None if skips else chosen  # None: all that apply
-        dataset = _tested(given, network, x, names, wanted, target, options)
-        judged = results.judge_study(dataset, score)
-        results.show_study(_console(), dataset, judged, uncovered, score)
-        told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
-        lines = results.save_study(folder, dataset, judged, told, score, given["form"])
+        study = _tested(given, network, x, names, wanted, target, options)
+        results.show_study(_console(), study, study.verdicts())
+        lines = results.save_study(folder, study, given["form"])
     _show_files(out, lines)
 
 
@@ -272,15 +267,12 @@ def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
 def _tested(
     given: dict[str, Any], network: torch.nn.Module, x: Any, names: list[str],
     methods: list[Method] | None, target: Target, options: dict[str, Any],
-) -> xarray.Dataset:  # fmt: skip
-    """The test's dataset, with the names of the inputs and how it was made."""
+) -> Study:  # fmt: skip
+    """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
-    dataset = randomization_test(network, x, methods, target, **options)
-    if "maps" in dataset:
-        shown = np.array(names[: dataset.sizes["map_sample"]], dtype=object)
-        dataset = dataset.assign_coords(map_sample=shown)
-    dataset.attrs |= _circumstances(given, time.perf_counter() - begin)
-    return dataset
+    study = randomization_test(network, x, methods, target, **options)
+    told = _circumstances(given, time.perf_counter() - begin)
+    return study.told({"score": given["score"], **told}, names)
 
 
 def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:

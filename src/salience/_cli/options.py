@@ -160,9 +160,9 @@ map 0, and the gradient must be sensitive.
 
 [bold]Afterwards[/bold]
 
-study = xarray.open_dataset("out/study.nc")
+study = salience.open("out"); study.verdicts(score="ssim"); study.data.spearman
 
-salience.verdicts(study, score="ssim")
+The verdicts, as a table of pandas: study.verdicts().to_dataframe()
 """
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from salience import _interrupts
 from salience._errors import expected
-from salience._study.store import Stored, open_study
+from salience._study.files import open_study
+from salience._study.study import Study
 from salience.report._extras import Extras, classed
 from salience.report._page import write
 from salience.report._serve import server
 
 
 def report_command(
-    study: Path,
+    path: Path,
     out: Path,
     *,
     title: str | None = None,
@@ -24,25 +25,25 @@ def report_command(
 ) -> Path:
     """Write the report of a stored study to one HTML file.
 
-    study  a folder or a file that `salience check` or `salience explain` wrote
+    path   a folder or a file that `salience check` or `salience explain` wrote
     out    an .html file, or a folder that gets report.html
     edges  of the classes of input values that attribution is shown for; quarters by default
     """
     if not out.is_dir() and out.suffix.lower() not in ("", ".html", ".htm"):
         raise expected("a page .html, or a folder, for -o", f"{out}", "Call it report.html.")
-    stored = open_study(study)
+    study = open_study(path)
     if out.is_dir() or not out.suffix:
         out.mkdir(parents=True, exist_ok=True)
         out = out / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    with stored.dataset:  # its file is closed with it
-        write(stored.dataset, out, _extras(stored, edges, units), title)
+    with study.data:  # its file is closed with it
+        write(study, out, _extras(study, edges, units), title)
     say(str(out))
     return out
 
 
 def view_command(
-    study: Path,
+    path: Path,
     *,
     title: str | None = None,
     port: int = 0,
@@ -52,9 +53,9 @@ def view_command(
     say: Callable[[str], object] = print,
 ) -> None:
     """Serve the report of a stored study on 127.0.0.1, until it is interrupted."""
-    stored = open_study(study)
-    extras = _extras(stored, edges, units)
-    with stored.dataset, server(stored.dataset, extras, title, port) as serving:
+    study = open_study(path)
+    extras = _extras(study, edges, units)
+    with study.data, server(study, extras, title, port) as serving:
         address = f"http://{serving.server_address[0]}:{serving.server_port}/"
         try:
             with _interrupts.raised():
@@ -68,10 +69,10 @@ def view_command(
             say("")
 
 
-def _extras(stored: Stored, edges: Sequence[float] | None, units: str) -> Extras:
-    if edges is not None and "maps" not in stored.dataset:
-        raise expected(
-            "a study with maps for edges", "scores alone", "Run salience check --show 8."
-        )
-    attribution = None if edges is None else classed(stored.dataset, edges, units)
-    return Extras(attribution, score=stored.score)
+def _extras(study: Study, edges: Sequence[float] | None, units: str) -> Extras:
+    if edges is None:
+        return Extras()
+    if not study.has_maps:
+        cure = "Run salience check --show 8."
+        raise expected("a study with maps for edges", "scores alone", cure)
+    return Extras(classed(study, edges, units))

@@ -15,26 +15,46 @@ from salience._errors import expected
 from salience._files.locks import alone_in
 
 RESULT = (  # what check and explain write
-    "study.nc", "study.zarr", "verdicts.json", "similarity.png", "cascade.png", "maps.nc",
-    "maps.zarr", "overview.png", "overview_*.png",
+    "study.nc", "study.zarr", "similarity.png", "cascade.png", "maps.nc", "maps.zarr",
+    "overview.png", "overview_*.png",
 )  # fmt: skip
 _PART = ".part"
 _PATIENCE = 50  # tenths of a second
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def whole(file: Path, folder: bool = False) -> Iterator[Path]:
     """A path to write to, beside a file, whose place it takes at the end; after an error it goes.
+
+    folder  it is one, as the file is
 
     Errors: OSError, before anything is computed, where nothing can be written.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}{_PART}")
-    with _interrupts.undone(lambda: beside.unlink(missing_ok=True)):
-        beside.touch()
+    with _interrupts.undone(lambda: _remove(beside)):
+        if folder:
+            beside.mkdir()
+        else:
+            beside.touch()
         yield beside
         with _interrupts.ignored():
-            beside.replace(file)
+            _replace(beside, file)
             _interrupts.keep(f"{file} is complete")
+
+
+def _replace(beside: Path, file: Path) -> None:
+    """A folder takes no other one's place: that one steps aside, and back after an error."""
+    earlier = beside.with_suffix(".earlier")
+    moved = beside.is_dir() and os.path.lexists(file)
+    if moved:
+        file.replace(earlier)
+    try:
+        beside.replace(file)
+    except OSError:
+        if moved:
+            earlier.replace(file)
+        raise
+    _remove(earlier)
 
 
 @contextmanager

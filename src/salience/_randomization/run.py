@@ -7,7 +7,7 @@ trained network. Stages share one recorded pass: what randomisation left alone i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,13 +24,11 @@ from salience._randomization.comparison import Comparison, Scores
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
 from salience._study.provenance import provenance
+from salience._study.study import Study
 from salience._tape.together import is_single
 from salience.rules._method import Method
 from salience.rules._table import Methods, choose
 from salience.rules._table import methods as registry
-
-if TYPE_CHECKING:
-    import xarray
 
 KINDS = ("standard", "smooth", "efficient")
 SAMPLES_PER_TAPE = 16
@@ -57,7 +55,7 @@ def randomization_test(
     progress: bool = True,
     batch_size: int | None = None,
     output: Part = None,
-) -> xarray.Dataset:
+) -> Study:
     """Similarity of maps between the trained network and its randomised versions.
 
     model       a module in eval mode; it is not modified, random weights live beside it
@@ -88,16 +86,16 @@ def randomization_test(
     entries in a row, without the scores `ssim` and `hog`. The embedding is a stage, too, and the
     control "input" is what the trained network embeds.
 
-    Returns a dataset (select from it with `.sel({"method": name})`, since xarray's own `method=`
-    means something else) with the dimensions method, stage (in the order of the cascade), repeat
-    and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
-    last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
-    inputs, both by |Spearman|. `conservation_error` and `completeness_error` (method, sample) are
-    those of the trained network's maps, NaN for a method that has none. `cost` (method) is what a
-    map costs in plain gradients, the one number that differs from run to run; `uncovered` (method)
-    names the operations that a method has no rule for. With keep_maps, `maps` (map_method,
-    map_stage, map_sample, ...) holds maps from "trained" down the cascade, and `inputs`
-    (map_sample, ...) what they explain.
+    Returns a study, whose `data` is a dataset (select from it with `.sel({"method": name})`, since
+    xarray's own `method=` means something else) with the dimensions method, stage (in the order of
+    the cascade), repeat and sample, and a variable per score. `between_random` (method, repeat,
+    sample) compares the last stages of two repeats, `other_inputs` (method, sample) the trained
+    network's maps of two inputs, both by |Spearman|. `conservation_error` and `completeness_error`
+    (method, sample) are those of the trained network's maps, NaN for a method that has none. `cost`
+    (method) is what a map costs in plain gradients, the one number that differs from run to run;
+    `uncovered` (method) names the operations that a method has no rule for. With keep_maps, `maps`
+    (map_method, map_stage, map_sample, ...) holds maps from "trained" down the cascade, and
+    `inputs` (map_sample, ...) what they explain.
     Attributes hold what is needed to repeat the run.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
@@ -105,9 +103,9 @@ def randomization_test(
 
     >>> import torch, salience
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    >>> data = salience.randomization_test(
+    >>> study = salience.randomization_test(
     ...     net.eval(), torch.randn(3, 6), ["gradient"], repeats=2, progress=False)
-    >>> dict(data.spearman.sizes)
+    >>> dict(study.data.spearman.sizes)
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
     check_model(model)
@@ -141,7 +139,7 @@ def randomization_test(
                 return study.run(x, part, target, retarget, bar.update)
 
             results = [result for _, result in in_parts(run, count, size)]
-    return study.dataset(results, {**options, **provenance(model, x)})
+    return Study(study.dataset(results, {**options, **provenance(model, x)}))
 
 
 def _check_sizes(repeats: int, keep_maps: int, seed: int, batch_size: int | None) -> None:

@@ -108,9 +108,9 @@ class Maps(Mapping[str, M], Generic[M]):
 
         Errors: SalienceError for another ending, and for what is there unless overwrite is set.
         """
-        from salience._study.written import write_dataset
+        from salience._study.files import save_maps
 
-        return write_dataset(self.to_xarray(), Path(file), overwrite)
+        return save_maps(self, Path(file), overwrite)
 
     def plot(self, **options: Any) -> Figure:
         """A figure: a row per sample, a column per method (`salience.plot.maps`, `.tokens`)."""

@@ -27,13 +27,18 @@ _TESTED: Mapping[str, tuple[tuple[str, ...], str]] = {
 _SHOWN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "map_method": (("map_method",), "text"), "map_stage": (("map_stage",), "text"),
 }  # fmt: skip
-_TEXTS = ("kind", "order", "model", "model_fingerprint")  # attributes
+_TEXTS = ("kind", "order", "model", "model_fingerprint", "score")  # attributes
 _ROLES = ("method", NEGATIVE, FLOOR)
 
 
 def tested(dataset: xarray.Dataset) -> bool:
     """Whether a dataset holds a randomisation test, and not only maps."""
     return "method" in dataset.dims and "stage" in dataset.dims
+
+
+def scores_of(dataset: xarray.Dataset) -> list[str]:
+    """The scores of a randomisation test: what it has for each stage, repeat and sample."""
+    return [str(name) for name, held in dataset.data_vars.items() if set(held.dims) == set(SCORE)]
 
 
 def check_form(dataset: xarray.Dataset) -> None:
@@ -79,6 +84,9 @@ def _check_test(dataset: xarray.Dataset) -> None:
     for name in sorted(map(str, dataset.data_vars)):  # a store lists them in any order
         if "stage" in dataset[name].dims:
             _check(dataset, name, SCORE, "numbers")
+    score, scores = dataset.attrs.get("score"), sorted(scores_of(dataset))
+    if score is not None and score not in scores:
+        raise ValueError(f"the attribute score is {score!r}, and the scores {', '.join(scores)}")
     _distinct(dataset, "method")
     if strange := sorted(set(map(str, dataset["role"].values)) - set(_ROLES)):
         raise ValueError(f"role holds {', '.join(map(repr, strange))}")

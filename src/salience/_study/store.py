@@ -1,84 +1,66 @@
-"""What `salience check` and `salience explain` wrote, read back for a report."""
+"""Studies in files and folders: written, and read back as what a stranger may have written."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from salience._errors import SalienceError, expected, reason, unknown
-from salience._study.guard import look_at, text_of
-from salience._study.maps import Maps
-from salience._study.maps_file import from_xarray
+from salience._errors import SalienceError, expected, reason
+from salience._study.guard import look_at
 from salience._study.schema import check_form, check_values, tested
-from salience._study.verdicts import scores_of
 
 if TYPE_CHECKING:
     import xarray
 
-RESULTS = ("study.nc", "study.zarr", "maps.nc", "maps.zarr")
+ENDINGS = (".nc", ".zarr")
+NAMES = ("study", "maps")  # of the files of a folder
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A result, and the score that its verdicts are about, where that was said."""
-
-    dataset: xarray.Dataset
-    score: str | None = None
-
-
-def open_study(path: Path) -> Stored:
-    """The study at a file or in a folder; its maps are read when they are asked for.
+def read(path: Path) -> xarray.Dataset:
+    """The result at a file or in a folder; its maps are read when they are asked for.
 
     path  a folder that `salience check` or `salience explain` wrote, or the file in it
 
     Errors: SalienceError for a path that holds no result.
     """
-    file = _file_of(Path(path))
-    dataset = _looked_at(file)
-    try:
-        if "maps" not in dataset and not tested(dataset):
-            cure = "Give the folder that salience check wrote."
-            held = ", ".join(sorted(map(str, dataset)))
-            raise expected(f"scores, or the maps of one input, in {file}", held or "nothing", cure)
-        return Stored(dataset, _score_of(file.with_name("verdicts.json"), dataset))
-    except SalienceError:
-        dataset.close()
-        raise
-
-
-def open_maps(path: str | Path) -> Maps[Any]:
-    """The maps that `Maps.save` or `salience explain` wrote, in memory.
-
-    path  a folder that `salience explain` wrote, or a file of maps
-
-    Errors: SalienceError for a path that holds none.
-    """
-    file = _file_of(Path(path))
-    with _looked_at(file) as dataset:
-        try:
-            return from_xarray(dataset)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise _no_study(file, error) from None
-
-
-def _looked_at(file: Path) -> xarray.Dataset:
-    """What a file holds, once every value of it was read."""
+    file = file_of(path)
     try:
         look_at(file)
         dataset = _opened(file)
     except SalienceError:
         raise
     except Exception as error:  # reading alone: a damaged file raises anything in any library
-        raise _no_study(file, error) from None
+        raise no_study(file, error) from None
     try:
         _read_once(file, dataset)
     except SalienceError:
         dataset.close()
         raise
     return dataset
+
+
+def write(dataset: xarray.Dataset, file: Path, form: str) -> None:
+    """A file of netCDF, or a folder of Zarr 3: form ".nc" or ".zarr"."""
+    text = {name: c.astype(object) for name, c in dataset.coords.items() if c.dtype.kind == "U"}
+    dataset = dataset.assign_coords(text)  # zarr 3 has no strings of fixed length
+    dataset = dataset.drop_encoding()  # that of a file of the other format
+    if form == ".nc":
+        dataset.to_netcdf(file, engine="netcdf4")
+    else:
+        dataset.to_zarr(file, mode="w", consolidated=False, zarr_format=3)
+
+
+def check_study(dataset: xarray.Dataset) -> None:
+    """Raise SalienceError for what could not be opened again as a study."""
+    why = "" if "maps" in dataset or tested(dataset) else "there are neither scores nor maps"
+    try:
+        check_form(dataset)
+    except ValueError as error:
+        why = str(error)
+    if why:
+        cure = "Select with lists, as in isel(sample=[0]): dimensions stay."
+        raise expected("the data of a study", f"a dataset in which {why}", cure)
 
 
 def _opened(file: Path) -> xarray.Dataset:
@@ -89,7 +71,7 @@ def _opened(file: Path) -> xarray.Dataset:
     return xarray.open_dataset(file, engine="netcdf4")
 
 
-def _no_study(file: Path, error: Exception) -> SalienceError:
+def no_study(file: Path, error: Exception) -> SalienceError:
     why = reason(error)
     told = why if type(error) is ValueError else f"{type(error).__name__}: {why}"
     cure = "Run salience check again, and give its folder."
@@ -107,12 +89,13 @@ def _read_once(file: Path, dataset: xarray.Dataset) -> None:
             for row in range(held.shape[0]) if held.ndim else ():
                 check_values(str(name), held[row].values, held.dims)
     except Exception as error:  # as above
-        raise _no_study(file, error) from None
+        raise no_study(file, error) from None
 
 
-def _file_of(path: Path) -> Path:
-    inside = [path / name for name in RESULTS]
-    known = path.name.endswith((".nc", ".zarr"))
+def file_of(path: Path) -> Path:
+    """The one result at a path or in a folder."""
+    inside = [path / f"{name}{ending}" for name in NAMES for ending in ENDINGS]
+    known = path.name.endswith(ENDINGS)
     found = [file for file in ([path] if known else inside) if os.path.lexists(file)]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
@@ -120,26 +103,7 @@ def _file_of(path: Path) -> Path:
     if found:
         return found[0]
     raise expected(
-        "a folder with study.nc, study.zarr, maps.nc or maps.zarr, or one of these", str(path),
+        "a folder with study.nc, study.zarr, maps.nc or maps.zarr, or one of these",
+        str(path),
         "Run salience check MODEL DATA -o FOLDER, then salience report FOLDER.",
-    )  # fmt: skip
-
-
-def _score_of(file: Path, dataset: xarray.Dataset) -> str | None:
-    """The score that verdicts.json is about, where it belongs to the dataset."""
-    if not file.exists():
-        return None
-    try:
-        told = json.loads(text_of(file))
-        same = told.get("model_fingerprint") == dataset.attrs.get("model_fingerprint")
-        score = told.get("score")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        cure = "Run salience check again, or take the file away."
-        raise expected(f"verdicts in {file}", f"{type(error).__name__}: {error}", cure) from None
-    if not isinstance(score, str | None):
-        raise expected(f"the name of a score in {file}", repr(score), "Run salience check again.")
-    if not same or score is None or not tested(dataset):
-        return None
-    if score not in (scores := scores_of(dataset)):
-        raise unknown(f"score in {file}", score, scores)
-    return score
+    )

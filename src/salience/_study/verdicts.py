@@ -1,40 +1,26 @@
-"""What a randomisation test concludes about each method, with its evidence."""
+"""Verdicts: what a randomisation test concludes about each method, as a table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from salience._errors import expected, unknown
-from salience._inputs.validation import whole_number
-from salience._names import POSITIVE_METHOD, RANDOM_MAP, RISE
-from salience._scores.similarity import bounds_of
-from salience._study.sentences import (
-    CONSTANT,
-    INSENSITIVE,
-    PARTIAL,
-    SENSITIVE,
-    UNDEFINED,
-    UNINFORMATIVE,
-    of_control,
-    of_method,
-    of_rise,
-)
+from salience._errors import printable
+from salience._names import RISE
 from salience._tables import html_table, text_table
 
 if TYPE_CHECKING:
-    import xarray
+    import pandas as pd
 
 THRESHOLDS = (0.2, 0.4)  # of the retention: sensitive below, insensitive above
 SCORE = "spearman_abs"  # that verdicts are about, where none is named
-_NEEDED = ("method", "role", "constant_over_inputs", "number", "stage_count")
-Array = np.ndarray[Any, Any]
-Evidence = tuple[float, float, float, int]  # retention, low, high, undefined
+STAGES = {
+    "second_half": "the second half of the stages",
+    "all": "all stages",
+    "last": "the last stage",
+}
 
 
 @dataclass(frozen=True)
@@ -58,239 +44,101 @@ class Verdict:
     sentence: str
 
 
-class Verdicts(dict[str, Verdict]):
-    """Verdicts by method, printed as a table; `score` is what they are about."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Verdicts(Mapping[str, Verdict]):
+    """Verdicts by the names of methods and controls, shown as a table.
 
-    def __init__(self, found: Iterable[tuple[str, Verdict]] = (), score: str = SCORE) -> None:
-        super().__init__(found)
-        self.score = score
+    score       that they are about
+    stages      over which its mean is the retention: "second_half" of the cascade, "all", "last"
+    thresholds  of the retention: sensitive below the first, insensitive above the second
+    samples     inputs of the test
+    repeats     random networks
+    """
 
-    def __str__(self) -> str:
-        return text_table(self._head(), self._rows())
+    found: Mapping[str, Verdict]
+    score: str = SCORE
+    stages: str = "second_half"
+    thresholds: tuple[float, float] = THRESHOLDS
+    samples: int = 0
+    repeats: int = 0
+
+    def __getitem__(self, name: str) -> Verdict:
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each method and control, a column for each field; `last_SCORE` for each score.
+
+        >>> Verdicts({}).to_dataframe().empty
+        True
+        """
+        import pandas as pd
+
+        rows = []
+        for verdict in self.values():
+            row = asdict(verdict)
+            last = {f"last_{name}": value for name, value in row.pop("last").items()}
+            rows.append({**row, **last})
+        return pd.DataFrame(rows).set_index("method") if rows else pd.DataFrame()
+
+    def __repr__(self) -> str:
+        return "\n".join([text_table(self._head(), self._rows()), *self._caption()])
 
     def _repr_html_(self) -> str:
-        return html_table(self._head(), self._rows())
+        return html_table(self._head(), self._rows(), "; ".join(self._caption()))
+
+    def _measure(self) -> str:
+        return "rise" if self.score == RISE else "retention"
 
     def _head(self) -> Sequence[str]:
-        kept = "rise" if self.score == RISE else "retention"
-        return ("method", kept, "95% interval", "last", "verdict")
+        return ("method", self._measure(), "95% interval", "last", "verdict")
 
     def _rows(self) -> list[list[str]]:
         return [
             [
-                name,
-                f"{v.retention:.2f}",
-                f"[{v.low:.2f}, {v.high:.2f}]",
-                f"{v.last.get(self.score, math.nan):.2f}",
-                v.verdict if v.role == "method" else v.role,
+                printable(name),
+                number(v.retention),
+                span(v.low, v.high),
+                number(v.last.get(self.score, math.nan)),
+                v.verdict if v.role == "method" else printable(v.role),
             ]
             for name, v in self.items()
         ]
 
+    def _caption(self) -> list[str]:
+        """What the numbers of the table are."""
+        low, high = self.thresholds
+        where = f"mean {printable(self.score)} over {STAGES.get(self.stages, self.stages)}"
+        if self.score == RISE:
+            where, low, high = f"mean {self.score}, all stages random", 0, 0
+        counts = f"{counted(self.samples, 'input')}, {counted(self.repeats, 'random network')}"
+        limits = [f"interval below {low:g}", f"interval above {high:g}"]
+        sensitive, insensitive = limits[::-1] if self.score == RISE else limits
+        return [
+            f"{self._measure()}: {where} ({counts})",
+            f"sensitive: {sensitive}; insensitive: {insensitive}",
+        ]
 
-def verdicts(
-    dataset: xarray.Dataset,
-    *,
-    score: str | None = None,
-    stages: str = "second_half",
-    sensitive: float = THRESHOLDS[0],
-    insensitive: float = THRESHOLDS[1],
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Verdicts:
-    """The verdict about every method of a randomisation test.
 
-    Retention is the mean of the score over the stages ("second_half" of the cascade, "all" or
-    "last"), samples and repeats. A method is `sensitive` if the 95% bootstrap interval of its
-    retention lies below `sensitive`, `insensitive` if it lies above `insensitive`, else `partial`.
-    Maps that are the same for all inputs are `constant over inputs`. Where the plain gradient's
-    own retention is not below `sensitive`, the test is `uninformative` about all methods.
-    For kind="efficient" the rise of complexity stands in the place of retention: `sensitive` if its
-    interval lies above 0, `insensitive` if it lies below.
+def number(value: float) -> str:
+    """Two digits, for a table; NaN is a dash."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
-    dataset  from `randomization_test`
-    score    "spearman_abs" unless the test was of the kind "efficient"; the interval of a score
-             that has bounds stays inside them
 
-    Errors: SalienceError for what is no such dataset, a score that it lacks, and an unknown choice
-    of stages.
+def span(low: float, high: float) -> str:
+    """The ends of an interval, for a table; a dash for none."""
+    return "-" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
 
-    Known limits: top-down cascades keep the scale of activations, and an uninformative map scores
-    well (Binder 2023); hold the verdict beside a test of faithfulness.
 
-    >>> import torch, salience
-    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    >>> data = salience.randomization_test(
-    ...     net.eval(), torch.randn(3, 6), "gradient", repeats=2, progress=False)
-    >>> list(salience.verdicts(data))
-    ['gradient', 'input', 'random_map']
+def counted(count: int, word: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "input"), counted(3, "input")
+    ('1 input', '3 inputs')
     """
-    score = _score(dataset, score)
-    numbers = isinstance(sensitive, Real) and isinstance(insensitive, Real)
-    if not numbers or not 0 <= sensitive <= insensitive <= 1:
-        cure = f"The defaults are {THRESHOLDS[0]} and {THRESHOLDS[1]}."
-        raise expected(
-            "0 <= sensitive <= insensitive <= 1", f"{sensitive!r}, {insensitive!r}", cure
-        )
-    whole_number("resamples", resamples, 1, "The default is 2000.")
-    whole_number("seed", seed, 0, "The default is 0.")
-    chosen = _stages(dataset, stages)
-    evidence: dict[str, Evidence] = {}
-    for name in map(str, dataset["method"].values):
-        values = dataset[score].sel({"method": name}).values[chosen]  # (stage, repeat, sample)
-        ends = interval(values, bounds=bounds_of(score), resamples=resamples, seed=seed)
-        evidence[name] = (_mean(values), *ends, int(np.isnan(values).sum()))
-    rises = score == RISE
-    limits = (0.0, 0.0) if rises else (sensitive, insensitive)
-    kept = {name: found[0] for name, found in evidence.items()}
-    doubt = "" if rises else why_uninformative(kept, sensitive)
-    found = ((n, _verdict(dataset, n, score, evidence[n], doubt, limits)) for n in evidence)
-    return Verdicts(found, score)
-
-
-def scores_of(dataset: xarray.Dataset) -> list[str]:
-    """The scores of a randomisation test: what it has for each stage, repeat and sample."""
-    dims = {"method", "stage", "repeat", "sample"}
-    return [str(name) for name, held in dataset.data_vars.items() if set(held.dims) == dims]
-
-
-def _score(dataset: xarray.Dataset, score: str | None) -> str:
-    """The score that verdicts are about."""
-    import xarray
-
-    if not isinstance(dataset, xarray.Dataset) or not (measured := scores_of(dataset)):
-        raise expected(
-            "the dataset of a randomisation test", f"a {type(dataset).__name__} without one",
-            "Maps alone have no verdict: give what salience.randomization_test(model, x) returns.",
-        )  # fmt: skip
-    held = {*dataset.variables, *dataset.attrs}
-    if lost := [name for name in _NEEDED if name not in held]:
-        raise expected(
-            f"the dataset of a randomisation test, with {', '.join(_NEEDED)}",
-            f"one without {', '.join(lost)}",
-            "Select from the whole dataset; arithmetic drops what xarray was not told to keep.",
-        )  # fmt: skip
-    default = RISE if dataset.attrs.get("kind") == "efficient" else SCORE
-    if score is None and default not in measured:
-        raise expected(
-            f"a test with {default!r}, which verdicts are about by default",
-            f"one with {', '.join(measured)}", f"Name a score: score={measured[0]!r}.",
-        )  # fmt: skip
-    if score is not None and score not in measured:
-        raise unknown("score of this dataset", score, measured)
-    return score or default
-
-
-def _stages(dataset: xarray.Dataset, stages: str) -> Array:
-    """Which scored stages count: from the middle of the whole cascade, of which they are a part."""
-    numbers, total = dataset["number"].values, int(dataset.attrs["stage_count"])
-    first = {"second_half": min(total // 2, numbers[-1]), "all": 0, "last": numbers[-1]}
-    if stages not in first:
-        raise unknown("choice of stages", stages, first)
-    return numbers >= first[stages]
-
-
-def _mean(values: Array) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
-
-
-def interval(
-    values: Array,
-    *,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of values (..., repeat, sample).
-
-    Repeats and samples are resampled one at a time and their deviations added, since all samples
-    share the random networks and all networks the samples (a crossed design; Owen 2007). Deviations
-    of a factor with n levels are widened by sqrt(n / chi^2), chi^2 with n - 1 degrees of freedom:
-    Student's interval for a normal factor, where percentiles of 5 repeats cover 80 to 90%. A factor
-    with one level adds nothing: one repeat says nothing about others. NaN is left out. What is
-    wider than the bounds of the values is cut there.
-    """
-    table = values.reshape(-1, *values.shape[-2:])  # (stage, repeat, sample)
-    weight = (~np.isnan(table)).sum(0).astype(float)  # (repeat, sample)
-    total = np.nansum(table, 0)
-    if not weight.any() or weight.size == 1:  # one number says nothing about its spread
-        return float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    centre = total.sum() / weight.sum()
-    means = np.full(resamples, centre)
-    for axis in (1, 0):
-        sums, counts = total.sum(axis), weight.sum(axis)
-        sums, counts = sums[counts > 0], counts[counts > 0]
-        levels = len(sums)
-        if levels > 1:
-            draws = random.multinomial(levels, np.full(levels, 1 / levels), resamples)
-            widened = np.sqrt(levels / random.chisquare(levels - 1, resamples))
-            means += widened * ((draws @ sums) / (draws @ counts) - centre)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).clip(*bounds)
-    return float(low), float(high)
-
-
-def why_uninformative(kept: Mapping[str, float], sensitive: float) -> str:
-    """What keeps a test from telling methods apart, as a clause; empty if nothing does.
-
-    Random maps come first: where they are similar by chance (they are on tiny inputs), so are the
-    plain gradient's, through no fault of theirs.
-
-    kept  the retention of each method and control
-    """
-    for name, maps, alike in (
-        (RANDOM_MAP, "random maps", "are similar by chance, as maps of few entries are"),
-        (POSITIVE_METHOD, "the plain gradient's maps", "stay similar"),
-    ):
-        retention = kept.get(name, 0.0)
-        if math.isnan(retention):
-            return f"the similarity of {maps} is undefined"
-        if retention >= sensitive:
-            return f"even {maps} {alike} ({retention:.2f}, not below {sensitive:g})"
-    return ""
-
-
-def _verdict(
-    dataset: xarray.Dataset,
-    name: str,
-    score: str,
-    evidence: Evidence,
-    doubt: str,
-    thresholds: tuple[float, float],
-) -> Verdict:
-    retention, low, high, undefined = evidence
-    row = dataset.sel({"method": name})
-    role = str(row["role"].item())
-    verdict = judge_rise(low, high) if score == RISE else judge(low, high, thresholds)
-    if bool(row["constant_over_inputs"].item()):
-        verdict = CONSTANT
-    elif role == "method" and doubt and verdict != UNDEFINED:
-        verdict = UNINFORMATIVE
-    last = {held: _mean(row[held].values[-1]) for held in scores_of(dataset)}
-    ends = (low, high)
-    if role != "method":
-        sentence = of_control(name, role, retention, ends, rises=score == RISE)
-    elif score == RISE:
-        sentence = of_rise(name, verdict, retention, ends)
-    else:
-        sentence = of_method(name, verdict, retention, ends, thresholds, doubt)
-    return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
-
-
-def judge(low: float, high: float, thresholds: Sequence[float]) -> str:
-    """The verdict that an interval of the retention stands for."""
-    if np.isnan(low):
-        return UNDEFINED
-    if high < thresholds[0]:
-        return SENSITIVE
-    return INSENSITIVE if low > thresholds[1] else PARTIAL
-
-
-def judge_rise(low: float, high: float) -> str:
-    """The verdict that an interval of the rise of complexity stands for."""
-    if np.isnan(low):
-        return UNDEFINED
-    if low > 0:
-        return SENSITIVE
-    return INSENSITIVE if high < 0 else PARTIAL
+    return f"{count} {word}{'s' * (count != 1)}"

@@ -14,6 +14,7 @@ import torch
 from salience._errors import expected
 from salience._scores.similarity import similarities
 from salience._study.stages import evenly_spread
+from salience._study.study import Study, study_of
 from salience.plot._pictures import (
     SIGNED,
     Array,
@@ -76,84 +77,85 @@ class _Grid(NamedTuple):
 
 
 def cascade(
-    dataset: xarray.Dataset, sample: int | Sequence[int] = 0, *, clip: float = 99.5
+    study: Study | xarray.Dataset, sample: int | Sequence[int] = 0, *, clip: float = 99.5
 ) -> Figure:
     """Maps down the cascade: a row per method, a column per stage, from the trained network.
 
-    dataset  from `randomization_test(..., keep_maps=n)`, whose first repeat is shown
-    sample   which input, or several, one below the other
-    clip     percentile of |map| at which each panel's own scale ends
+    study   from `randomization_test(..., keep_maps=n)`, or its dataset; the first repeat is shown
+    sample  which input, or several, one below the other
+    clip    percentile of |map| at which each panel's own scale ends
 
     Random networks change the size of a map by orders of magnitude, so every panel has a scale of
     its own, symmetric about 0; the number below it is |Spearman correlation| with the trained
     network's map. At most nine stages are shown, evenly spread, the last one included.
 
-    Errors: SalienceError for a dataset without maps, a sample that it does not hold, or a clip
-    that is no percentile.
+    Errors: SalienceError for a study without maps, a sample that it does not hold, or a clip that
+    is no percentile.
 
     >>> import torch, salience.plot
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).eval()
-    >>> data = salience.randomization_test(
+    >>> study = salience.randomization_test(
     ...     net, torch.randn(1, 1, 8, 8), "gradient", repeats=1, keep_maps=1, progress=False)
-    >>> len(salience.plot.cascade(data).axes)  # the input, trained, one stage
+    >>> len(salience.plot.cascade(study).axes)  # the input, trained, one stage
     3
     """
     from matplotlib.figure import Figure
 
-    samples = _samples(dataset, sample)
+    study = study_of(study)
+    samples = _samples(study, sample)
     if not 0 < clip <= 100:
         raise expected("a percentile above 0, up to 100", f"clip={clip}", "The default is 99.5.")
-    columns = shown_stages(dataset)
-    names = [str(method) for method in dataset["map_method"].values]
-    inputs = input_pictures(dataset["inputs"].values[samples].astype(float))
+    columns, names = shown_stages(study), study.map_methods
+    maps, given = study.maps.values, study.inputs.values
+    inputs = input_pictures(given[samples].astype(float))
     wide, tall, _ = cell(inputs)
-    caption = _cascade_caption(dataset, len(columns), clip)
     grid = _Grid(len(samples), len(names), len(columns), 0.65 * wide, 0.65 * tall, 0)
+    caption = _cascade_caption(study, len(columns), clip)
     lines = textwrap.wrap(caption, int(17 * (grid.wide - 2 * grid.side)))
     grid = grid._replace(lines=len(lines))
     figure = Figure(figsize=(grid.wide, grid.high), dpi=120)
-    titles = [shortened(str(dataset["map_stage"].values[k]), 26) for k in columns]
+    titles = [shortened(study.map_stages[k], 26) for k in columns]
     for block, number in enumerate(samples):
         axes = figure.add_axes(grid.box(grid.side, grid.head + block * grid.block))
-        if dataset["inputs"].dtype.kind == "i":
-            _ids(axes, dataset["inputs"].values[number], grid)
+        if given.dtype.kind == "i":
+            _ids(axes, given[number], grid)
         else:
             _picture(axes, inputs[block], input_scale(inputs))
-        title = f"input {number}{slice_of(dataset['inputs'].shape)}"
-        axes.set_title(title, fontsize=8, pad=3)
+        axes.set_title(f"input {number}{slice_of(given.shape)}", fontsize=8, pad=3)
+        signal = inputs[block] if given.ndim == 3 else None
         for row, name in enumerate(names):
-            held = dataset["maps"].values[row, columns, number]  # (column, ...)
-            signal = inputs[block] if dataset["inputs"].ndim == 3 else None
-            for axes in _row(figure, grid, (block, row), held, clip, signal):
+            for axes in _row(figure, grid, (block, row), maps[row, columns, number], clip, signal):
                 if block == row == 0:
                     title = _broken(titles.pop(0), int(17 * grid.width))
                     axes.set_title(title, fontsize=7, pad=3, parse_math=False)
-            _, y, _, height = grid.panel(block, row, 0)
-            figure.text((grid.left - 0.08) / grid.wide, y + height / 2, name,
-                        fontsize=8, ha="right", va="center", parse_math=False)  # fmt: skip
-    figure.text(grid.side / grid.wide, 0.05 / grid.high, "\n".join(lines), fontsize=7,
-                color="0.35", va="bottom")  # fmt: skip
+            _name(figure, grid, (block, row), name)
+    at = (grid.side / grid.wide, 0.05 / grid.high)
+    figure.text(*at, "\n".join(lines), fontsize=7, color="0.35", va="bottom")
     return figure
 
 
-def _samples(dataset: xarray.Dataset, sample: int | Sequence[int]) -> list[int]:
-    if "maps" not in dataset:
-        raise expected("a dataset with maps", "scores alone",
-                       "Run randomization_test(..., keep_maps=1).")  # fmt: skip
-    held = dataset.sizes["map_sample"]
+def _name(figure: Figure, grid: _Grid, at: tuple[int, int], name: str) -> None:
+    """The name of a method, to the left of its panels."""
+    _, y, _, height = grid.panel(*at, 0)
+    place = ((grid.left - 0.08) / grid.wide, y + height / 2)
+    figure.text(*place, name, fontsize=8, ha="right", va="center", parse_math=False)
+
+
+def _samples(study: Study, sample: int | Sequence[int]) -> list[int]:
+    held = study.maps.sizes["map_sample"]
     samples = [sample] if isinstance(sample, int) else list(sample)
     for number in samples:
         if not 0 <= number < held:
-            raise expected(f"samples from 0 to {held - 1}", f"{number}",
-                           "Keep the maps of more: keep_maps=n.")  # fmt: skip
+            cure = "Keep the maps of more: keep_maps=n."
+            raise expected(f"samples from 0 to {held - 1}", f"{number}", cure)
     if not samples:
         raise expected("at least one sample", "none", "")
     return samples
 
 
-def shown_stages(dataset: xarray.Dataset) -> list[int]:
+def shown_stages(study: Study) -> list[int]:
     """Which of the maps' stages a cascade shows: the trained network, and evenly spread ones."""
-    stages = dataset.sizes["map_stage"] - 1
+    stages = len(study.map_stages) - 1
     return [0, *(1 + k for k in evenly_spread(min(_MOST_COLUMNS - 1, stages), stages))]
 
 
@@ -205,19 +207,19 @@ def _broken(name: str, width: int) -> str:
     return "\n".join(line[:width] for line in lines[:3])
 
 
-def _cascade_caption(dataset: xarray.Dataset, columns: int, clip: float) -> str:
-    order = str(dataset.attrs.get("order", "top_down")).replace("_", "-")
+def _cascade_caption(study: Study, columns: int, clip: float) -> str:
+    order, stages = study.order.replace("_", "-"), len(study.stages)
     parts = [f"Columns: the trained network, then randomised {order}, first repeat"]
-    if columns - 1 < dataset.sizes["stage"]:
-        parts.append(f"{columns - 1} of {dataset.sizes['stage']} scored stages")
-    parts.append("red above 0, blue below, each panel on its own scale"
-                 + (f" up to percentile {clip:g} of |map|" if clip < 100 else ""))  # fmt: skip
-    shape = dataset["inputs"].shape
+    if columns - 1 < stages:
+        parts.append(f"{columns - 1} of {stages} scored stages")
+    end = f" up to percentile {clip:g} of |map|" if clip < 100 else ""
+    parts.append(f"red above 0, blue below, each panel on its own scale{end}")
+    shape = study.inputs.shape
     if has_channels(len(shape), shape[1]) and shape[1] > 1:
         parts.append(f"summed over {shape[1]} channels")
     if len(shape) == 3 and has_channels(3, shape[1]):
         parts.append("behind maps in grey the input, on a scale of its own")
-    if dataset["inputs"].dtype.kind == "i":
+    if study.inputs.dtype.kind == "i":
         parts.append("a bar for each token, summed over its embedding")
     parts.append("below each panel |Spearman correlation| with the trained network's map")
     return "; ".join(parts) + "."

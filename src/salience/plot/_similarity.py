@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._errors import expected, unknown
+from salience._errors import expected
 from salience._names import FLOOR
+from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
-from salience._study.verdicts import THRESHOLDS, interval, scores_of
+from salience._study.study import Array, Study, study_of
+from salience._study.verdicts import THRESHOLDS
 from salience.plot._pictures import shortened
 from salience.rules._table import methods as registry
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
+    from matplotlib.lines import Line2D
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line
 COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
@@ -28,52 +31,59 @@ _MOST_LABELS = 30
 
 
 def similarity(
-    dataset: xarray.Dataset, *, score: str = "spearman_abs", level: float = 0.95
+    study: Study | xarray.Dataset, *, score: str | None = None, level: float = 0.95
 ) -> Figure:
     """Similarity to the trained network's maps at every stage, a line per method.
 
-    dataset  from `randomization_test`
-    score    a score of the dataset; 1 means an unchanged map
-    level    of the bootstrap intervals over repeats and samples, drawn as bands
+    study  from `randomization_test`, or its dataset
+    score  a score of the study, by default the one that its verdicts are about; 1 means an
+           unchanged map
+    level  of the bootstrap intervals over repeats and samples, drawn as bands
 
     Controls are dashed and grey. The shaded range between 0.2 and 0.4 is where a retention is
     neither sensitive nor insensitive; the bracket marks the stages that the retention averages.
     Returns a figure of its own, to be saved with `figure.savefig(file)`.
 
-    Errors: SalienceError for a score that the dataset lacks, and a level outside of (0, 1).
+    Errors: SalienceError for a score that the study lacks, for the efficient test, which has no
+    similarities, and for a level outside of (0, 1).
 
     >>> import torch, salience.plot
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    >>> data = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
-    >>> len(salience.plot.similarity(data).axes[0].get_lines())  # ten methods, two controls
+    >>> study = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
+    >>> len(salience.plot.similarity(study).axes[0].get_lines())  # ten methods, two controls
     12
     """
     from matplotlib.figure import Figure
 
-    if score not in (scores := scores_of(dataset)):
-        raise unknown("score of this dataset", score, scores)
+    study = study_of(study)
+    if study.rises:
+        cure = 'See study.verdicts(), or run one of kind="standard".'
+        raise expected("a test of similarity", "the efficient one", cure)
+    values = study.values(score := score or study.score)
     if not 0 < level < 1:
         raise expected("a level between 0 and 1", f"{level}", "The default is 0.95.")
-    count = dataset.sizes["stage"]
+    count = len(study.stages)
     width = min(max(0.42 * count, 5.0), 13.0)
     figure = Figure(figsize=(width + 3.2, 5.2), dpi=120, layout="constrained")
     axes = figure.subplots()
-    floor = -1.0 if float(dataset[score].min()) < -0.05 else 0.0
-    lines = {
-        name: _curve(axes, dataset, name, score, level)
-        for name in map(str, dataset["method"].values)
-    }
+    floor = -1.0 if bool((values < -0.05).any()) else 0.0
+    lines = {}
+    for row, (name, role) in zip(values, study.roles.items(), strict=True):
+        if role == "method":
+            ends = [interval(stage, bounds=bounds_of(score), level=level) for stage in row]
+            lines[name] = _curve(axes, row, name, _number(name, study), ends)
+        else:
+            lines[name] = _control(axes, row, name, role)
     _set_limits(axes, count, floor)
-    names = [shortened(name, 28) for name in map(str, dataset["stage"].values)]
-    _label_stages(axes, ["trained", *names])
+    _label_stages(axes, ["trained", *(shortened(name, 28) for name in study.stages)])
     axes.set_ylabel(f"{_named(score)} to the trained network's map")
-    order = str(dataset.attrs.get("order", "top_down")).replace("_", "-")
+    order = study.order.replace("_", "-")
     alone = "randomised: this stage alone"
     axes.set_xlabel(
         alone if order == "independent" else f"randomised, {order}: from the left to this stage"
     )
     legend = figure.legend(
-        handles=_ordered(lines, dataset, score), loc="outside right upper", fontsize=8,
+        handles=_ordered(lines, values, study), loc="outside right upper", fontsize=8,
         frameon=False, title=f"bands: {100 * level:g}% intervals", title_fontsize=7,
         alignment="left",
     )  # fmt: skip
@@ -82,44 +92,61 @@ def similarity(
     return figure
 
 
-def _curve(axes: Axes, dataset: xarray.Dataset, name: str, score: str, level: float) -> Any:
-    """One line with its band, from the trained network, whose maps are their own."""
-    row = dataset.sel({"method": name})
-    values = row[score].values  # (stage, repeat, sample)
-    means = [np.nanmean(v) if not np.isnan(v).all() else np.nan for v in values]
-    places = np.arange(1.0 + len(values))
-    role = str(row["role"].item())
-    if role != "method":
-        start = np.nan if role == FLOOR else 1.0
-        (line,) = axes.plot(
-            places, [start, *means], color="0.55", linestyle="--", linewidth=1, markersize=5,
-            marker=_CONTROL_MARKERS.get(name, "|"), label=f"{name} (control)", zorder=1.5,
-        )  # fmt: skip
-        return line
-    number = _number(name, dataset)
-    colour = COLOURS[number % len(COLOURS)]
-    places += 0.02 * (number % len(COLOURS) - 3.5)  # lines that coincide lie side by side
-    ends = [interval(stage, bounds=bounds_of(score), level=level) for stage in values]
-    low, high = np.transpose([(1, 1), *ends])
-    axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+def _means(values: Array) -> list[float]:
+    """Of each stage of scores (stage, repeat, sample)."""
+    return [float(np.nanmean(v)) if not np.isnan(v).all() else np.nan for v in values]
+
+
+def _control(axes: Axes, values: Array, name: str, role: str) -> Line2D:
+    """A dashed grey line of scores (stage, repeat, sample)."""
+    start = np.nan if role == FLOOR else 1.0
     (line,) = axes.plot(
-        places, [1.0, *means], color=colour, marker=_MARKERS[number % len(_MARKERS)], label=name,
-        linestyle=_LINES[number // len(COLOURS) % len(_LINES)], linewidth=1.4, markersize=5,
-    )  # fmt: skip
+        np.arange(1.0 + len(values)),
+        [start, *_means(values)],
+        color="0.55",
+        linestyle="--",
+        linewidth=1,
+        markersize=5,
+        marker=_CONTROL_MARKERS.get(name, "|"),
+        label=f"{name} (control)",
+        zorder=1.5,
+    )
     return line
 
 
-def _number(name: str, dataset: xarray.Dataset) -> int:
+def _curve(
+    axes: Axes, values: Array, name: str, number: int, ends: Sequence[tuple[float, float]]
+) -> Line2D:
+    """One line with its band, from the trained network, whose maps are their own."""
+    colour = COLOURS[number % len(COLOURS)]
+    # lines that coincide lie side by side
+    places = np.arange(1.0 + len(values)) + 0.02 * (number % len(COLOURS) - 3.5)
+    low, high = np.transpose([(1, 1), *ends])
+    axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+    (line,) = axes.plot(
+        places,
+        [1.0, *_means(values)],
+        color=colour,
+        marker=_MARKERS[number % len(_MARKERS)],
+        label=name,
+        linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
+        linewidth=1.4,
+        markersize=5,
+    )
+    return line
+
+
+def _number(name: str, study: Study) -> int:
     """A method's place among all, the same in every figure for a known one."""
     known = sorted(registry, key=lambda method: not registry[method].single_pass)
-    return list(dict.fromkeys([*known, *map(str, dataset["method"].values)])).index(name)
+    return list(dict.fromkeys([*known, *study.roles])).index(name)
 
 
-def _ordered(lines: dict[str, Any], dataset: xarray.Dataset, score: str) -> list[Any]:
+def _ordered(lines: dict[str, Line2D], values: Array, study: Study) -> list[Line2D]:
     """Handles from the highest line to the lowest one, controls last."""
-    half = dataset[score].values[:, dataset.sizes["stage"] // 2 :]
+    half = values[:, values.shape[1] // 2 :]
     height = dict(zip(lines, np.nan_to_num(half, nan=-2.0).mean((1, 2, 3)), strict=True))
-    controls = set(dataset["method"].values[dataset["role"].values != "method"])
+    controls = study.controls
     return [lines[name] for name in sorted(lines, key=lambda n: (n in controls, -height[n]))]
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import SalienceError, expected
-from salience._names import ERRORS
 from salience._scores.by_value import attribution_by_value
+from salience._study.study import Study
 
 if TYPE_CHECKING:
     import xarray
@@ -37,39 +37,36 @@ class Extras:
     score: str | None = None
 
 
-def completed(extras: Extras, dataset: xarray.Dataset) -> Extras:
-    """The extras, with what was not given taken from the dataset where it holds that."""
+def completed(extras: Extras, study: Study) -> Extras:
+    """The extras, with what was not given taken from the study where it holds that."""
     return replace(
         extras,
-        attribution=quarters(dataset) if extras.attribution is None else extras.attribution,
-        coverage=_coverage(dataset) if extras.coverage is None else extras.coverage,
-        errors=_errors(dataset) if extras.errors is None else extras.errors,
-        costs=_costs(dataset) if extras.costs is None else extras.costs,
+        attribution=quarters(study) if extras.attribution is None else extras.attribution,
+        coverage=study.uncovered if extras.coverage is None else extras.coverage,
+        errors=study.errors if extras.errors is None else extras.errors,
+        costs=study.costs if extras.costs is None else extras.costs,
     )
 
 
-def classed(
-    dataset: xarray.Dataset, edges: Sequence[float], units: str = "sigma"
-) -> xarray.Dataset:
-    """Where the trained network's maps lie, on the inputs whose maps the dataset holds."""
-    trained = dataset["maps"].isel({"map_stage": 0})
-    maps = {str(name): trained.isel({"map_method": row}).values
-            for row, name in enumerate(dataset["map_method"].values)}  # fmt: skip
-    inputs = dataset["inputs"].values
+def classed(study: Study, edges: Sequence[float], units: str = "sigma") -> xarray.Dataset:
+    """Where the trained network's maps lie, on the inputs whose maps the study holds."""
+    trained = study.maps[:, 0]
+    maps = {name: trained[row].values for row, name in enumerate(study.map_methods)}
+    inputs = study.inputs.values
     if inputs.dtype.kind == "i":
         cure = "Leave edges out: the values of ids have no order."
         raise expected("floating-point inputs for classes of their values", "ids", cure)
     return attribution_by_value(maps, inputs, edges, units=units)  # type: ignore[arg-type]
 
 
-def quarters(dataset: xarray.Dataset) -> xarray.Dataset | None:
+def quarters(study: Study) -> xarray.Dataset | None:
     """Attribution by value in classes that hold a quarter of the inputs' entries each.
 
     Fewer where many entries are equal; None without maps, or where all entries are equal.
     """
-    if "maps" not in dataset:
+    if not study.has_maps:
         return None
-    inputs = dataset["inputs"].values
+    inputs = study.inputs.values
     inputs = inputs.astype(np.float64) if inputs.dtype.kind == "f" else inputs  # for differences
     above = inputs[inputs > inputs.min()]
     if not np.isfinite(inputs).all() or not above.size:
@@ -80,34 +77,6 @@ def quarters(dataset: xarray.Dataset) -> xarray.Dataset | None:
     names = [f"{edge:.3g}" for edge in edges]
     short = [f"< {names[0]}", *map(" to ".join, pairwise(names)), f">= {names[-1]}"]
     try:
-        return classed(dataset, edges, "absolute").assign_coords({"class": short})
+        return classed(study, edges, "absolute").assign_coords({"class": short})
     except SalienceError:  # inputs that it is not made for: the page does without
         return None
-
-
-def _coverage(dataset: xarray.Dataset) -> dict[str, list[str]] | None:
-    if "uncovered" not in dataset.coords:
-        return None
-    of_methods = dataset["role"].values == "method"
-    found = zip(dataset["method"].values, dataset["uncovered"].values, strict=True)
-    return {str(name): [o for o in str(operations).split(", ") if o]
-            for (name, operations), counts in zip(found, of_methods, strict=True)
-            if counts}  # fmt: skip
-
-
-def _errors(dataset: xarray.Dataset) -> dict[str, float]:
-    """The largest error of each method's maps, of either kind."""
-    largest: dict[str, float] = {}
-    for error in (error for error in ERRORS if error in dataset):
-        methods = dataset[dataset[error].dims[0]].values
-        for name, values in zip(methods, dataset[error].values, strict=True):
-            if not np.isnan(values).all():
-                largest[str(name)] = float(np.nanmax(values))
-    return largest
-
-
-def _costs(dataset: xarray.Dataset) -> dict[str, float]:
-    if "cost" not in dataset:
-        return {}
-    pairs = zip(dataset["method"].values, dataset["cost"].values, strict=True)
-    return {str(name): float(cost) for name, cost in pairs if not np.isnan(cost)}

@@ -5,7 +5,7 @@ Names of the user reach Bokeh as plain text only; the page's own script fills in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.document import Document
@@ -13,6 +13,7 @@ from bokeh.models import (
     BoxAnnotation,
     ColumnDataSource,
     FixedTicker,
+    GlyphRenderer,
     HoverTool,
     LinearColorMapper,
     PlainText,
@@ -27,48 +28,61 @@ HOVER = ("method", "stage", "similarity", "95% interval")  # of a dot, in words
 _TICKS = 30
 
 
-def panels(count: int, height: int, width: int, colour: bool) -> list[Any]:
+def panels(count: int, height: int, width: int, colour: bool) -> list[figure]:
     """The input's panel and one for each method: pixels come later, ranges are shared."""
     x_range = Range1d(start=0, end=width, bounds=(0, width), name="x-range")
     y_range = Range1d(start=height, end=0, bounds=(0, height), name="y-range")
     below = _source("input", "image")
     cursor = _source("cursor", "x", "y")
     grey = LinearColorMapper(palette="Greys256", low=0, high=1, name="input-colours")
-    place = {"x": 0, "y": 0, "dw": width, "dh": height, "source": below}
+    place: dict[str, Any] = {"x": 0, "y": 0, "dw": width, "dh": height}
     made = []
     for number in range(count + 1):
         plot = _panel(number, x_range, y_range, height / width)
         if colour:
-            plot.image_rgba("image", **place)
+            plot.image_rgba("image", source=below, **place)
         else:
-            plot.image("image", color_mapper=grey, **place)
+            shown: dict[str, Any] = {"color_mapper": grey, **place}
+            plot.image("image", source=below, **shown)
         if number:
-            name = f"map-{number - 1}"
-            source = _source(name, "image")
-            mapper = LinearColorMapper(
-                palette=["#ffffff"], low=0, high=1, nan_color="#00000000", name=f"{name}-colours"
-            )
-            plot.image(
-                "image", color_mapper=mapper, name=f"{name}-image", **{**place, "source": source}
-            )
-        plot.scatter(
-            "x", "y", source=cursor, marker="cross", size=13, line_width=1.5,
-            line_color="#0a8f3c", fill_color=None,
-        )  # fmt: skip
+            _add_map(plot, f"map-{number - 1}", place)
+        cross: dict[str, Any] = {
+            "marker": "cross",
+            "size": 13,
+            "line_width": 1.5,
+            "line_color": "#0a8f3c",
+        }
+        plot.scatter("x", "y", source=cursor, fill_color=None, **cross)
         made.append(plot)
     return made
+
+
+def _add_map(plot: figure, name: str, place: Mapping[str, Any]) -> None:
+    """A map over the input; the script fills in pixels, colours and limits."""
+    mapper = LinearColorMapper(
+        palette=["#ffffff"], low=0, high=1, nan_color="#00000000", name=f"{name}-colours"
+    )
+    shown: dict[str, Any] = {"color_mapper": mapper, "name": f"{name}-image", **place}
+    plot.image("image", source=_source(name, "image"), **shown)
 
 
 def _source(name: str, *columns: str) -> ColumnDataSource:
     return ColumnDataSource(data={column: [] for column in columns}, name=name)
 
 
-def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> Any:
+def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> figure:
     plot = figure(
-        x_range=x_range, y_range=y_range, width=220, height=max(24, round(220 * ratio)),
-        sizing_mode="scale_width", toolbar_location=None, min_border=0, outline_line_color=None,
-        tools="", name=f"panel-{number}",  # gestures.js moves the ranges
-    )  # fmt: skip
+        x_range=x_range,
+        y_range=y_range,
+        width=220,
+        height=max(24, round(220 * ratio)),
+        sizing_mode="scale_width",
+        toolbar_location=None,
+        min_border=0,
+        outline_line_color=None,
+        tools="",
+        name=f"panel-{number}",  # gestures.js moves the ranges
+    )
     plot.axis.visible = False
     plot.grid.visible = False
     plot.background_fill_color = None
@@ -78,17 +92,27 @@ def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> Any
 
 def curves(
     roles: Sequence[str], stages: Sequence[str], thresholds: tuple[float, float], height: int = 340
-) -> Any:
+) -> figure:
     """Similarity along the cascade, a line and a band per method; the script fills the sources."""
     plot = figure(
-        height=height, sizing_mode="stretch_width", toolbar_location=None, tools="",
+        height=height,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
         x_range=Range1d(start=-0.3, end=len(stages) + 0.3),
-        y_range=Range1d(start=-0.03, end=1.03, name="curve-range"), name="curves",
-    )  # fmt: skip
-    plot.add_layout(BoxAnnotation(
-        bottom=thresholds[0], top=thresholds[1], fill_color="#888888", fill_alpha=0.16,
-        line_color=None, level="underlay",
-    ))  # fmt: skip
+        y_range=Range1d(start=-0.03, end=1.03, name="curve-range"),
+        name="curves",
+    )
+    plot.add_layout(
+        BoxAnnotation(
+            bottom=thresholds[0],
+            top=thresholds[1],
+            fill_color="#888888",
+            fill_alpha=0.16,
+            line_color=None,
+            level="underlay",
+        )
+    )
     coloured, targets = 0, []
     for number, role in enumerate(roles):
         style = {"line_color": "#888888", "line_dash": "dashed", "line_width": 1.2}
@@ -97,15 +121,19 @@ def curves(
             style = {"line_color": colour, "line_dash": dash, "line_width": 2.0}
             coloured += 1
         targets.append(_curve(plot, number, style, role == "method"))
-    plot.add_tools(HoverTool(
-        renderers=targets, name="curve-hover", point_policy="snap_to_data",
-        tooltips=[(title, f"@{{{title}}}") for title in HOVER],
-    ))  # fmt: skip
+    plot.add_tools(
+        HoverTool(
+            renderers=targets,
+            name="curve-hover",
+            point_policy="snap_to_data",
+            tooltips=[(title, f"@{{{title}}}") for title in HOVER],
+        )
+    )
     _label(plot, ["trained", *stages])
     return _quiet(plot)
 
 
-def _curve(plot: Any, number: int, style: dict[str, Any], band: bool) -> Any:
+def _curve(plot: figure, number: int, style: dict[str, Any], band: bool) -> GlyphRenderer:
     """Line, band and dots of one method; hands back what the cursor hits, larger than a dot."""
     colour, name = style["line_color"], f"curve-{number}"
     source = _source(name, "x", "mean", "low", "high", *HOVER)
@@ -114,10 +142,10 @@ def _curve(plot: Any, number: int, style: dict[str, Any], band: bool) -> Any:
     )
     area.visible = band
     plot.line("x", "mean", source=source, name=f"{name}-line", **style)
-    dots = {"line_color": colour, "fill_color": colour}
-    plot.scatter("x", "mean", source=source, size=5, name=f"{name}-dots", **dots)
-    unseen = {"fill_alpha": 0, "line_alpha": 0}
-    return plot.scatter("x", "mean", source=source, size=16, name=f"{name}-target", **unseen)
+    dots: dict[str, Any] = {"size": 5, "line_color": colour, "fill_color": colour}
+    plot.scatter("x", "mean", source=source, name=f"{name}-dots", **dots)
+    unseen: dict[str, Any] = {"size": 16, "fill_alpha": 0, "line_alpha": 0}
+    return plot.scatter("x", "mean", source=source, name=f"{name}-target", **unseen)
 
 
 def curve_style(number: int) -> tuple[str, str]:
@@ -128,7 +156,7 @@ def curve_style(number: int) -> tuple[str, str]:
     return COLOURS[1 + place], DASHES[1 + turn % (len(DASHES) - 1)]
 
 
-def _label(plot: Any, names: Sequence[str]) -> None:
+def _label(plot: figure, names: Sequence[str]) -> None:
     step = -(-len(names) // _TICKS)
     plot.xaxis.ticker = FixedTicker(ticks=list(range(0, len(names), step)))
     plot.xaxis.major_label_overrides = {
@@ -138,14 +166,18 @@ def _label(plot: Any, names: Sequence[str]) -> None:
     plot.xgrid.visible = False
 
 
-def shares(rows: dict[str, Any], output: int) -> Any:
+def shares(rows: dict[str, Any], output: int) -> figure:
     """Fraction of attribution per class of input value, methods from top to bottom."""
     count = len(rows["methods"])
     plot = figure(
-        height=70 + 24 * count, sizing_mode="stretch_width", toolbar_location=None, tools="",
+        height=70 + 24 * count,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
         x_range=Range1d(start=-0.02, end=1.02),
-        y_range=Range1d(start=count - 0.5, end=-0.5), name=f"shares-{output}",
-    )  # fmt: skip
+        y_range=Range1d(start=count - 0.5, end=-0.5),
+        name=f"shares-{output}",
+    )
     classes = len(rows["classes"])
     for k in range(classes):
         colour, marker = COLOURS[1 + k % 7], ("circle", "square", "triangle", "diamond")[k % 4]
@@ -155,9 +187,12 @@ def shares(rows: dict[str, Any], output: int) -> Any:
         )
         chance = rows["chance"][k]
         plot.line(
-            [chance, chance], [-0.5, count - 0.5], line_color=colour, line_dash="dotted",
+            [chance, chance],
+            [-0.5, count - 0.5],
+            line_color=colour,
+            line_dash="dotted",
             line_width=1.5,
-        )  # fmt: skip
+        )
         plot.segment(low, places, high, places, line_color=colour, line_width=1.5)
         plot.scatter(mean, places, marker=marker, size=8, line_color=colour, fill_color=colour)
     plot.yaxis.ticker = FixedTicker(ticks=list(range(count)))
@@ -168,7 +203,7 @@ def shares(rows: dict[str, Any], output: int) -> Any:
     return _quiet(plot)
 
 
-def _quiet(plot: Any) -> Any:
+def _quiet(plot: figure) -> figure:
     plot.background_fill_color = None
     plot.border_fill_color = None
     plot.outline_line_color = None
@@ -177,7 +212,7 @@ def _quiet(plot: Any) -> Any:
     return plot
 
 
-def as_json(roots: Sequence[Any]) -> dict[str, Any]:
+def as_json(roots: Sequence[figure]) -> dict[str, Any]:
     """The figures as one document: its JSON, and the id of each root by its name."""
     from bokeh.embed.util import standalone_docs_json_and_render_items
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
-from salience._study.verdicts import SCORE, Verdict, interval, scores_of
+from salience._study.study import Array, Study
+from salience._study.verdicts import Verdicts
+from salience.report._extras import Extras
 
 if TYPE_CHECKING:
     import xarray
@@ -20,51 +24,43 @@ SCORES = {
 }  # fmt: skip
 
 
-def ordered_scores(dataset: xarray.Dataset, score: str | None) -> list[str]:
-    """The scores that the dataset holds, the one that verdicts are about first."""
-    return sorted(scores_of(dataset), key=lambda name: name != (score or SCORE))
+def ordered_scores(study: Study, score: str) -> list[str]:
+    """The scores of a study, the one that verdicts are about first."""
+    return sorted(study.scores, key=lambda name: name != score)
 
 
-def similarity(dataset: xarray.Dataset, scores: Sequence[str]) -> dict[str, dict[str, Any]]:
+def similarity(study: Study, scores: Sequence[str]) -> dict[str, dict[str, Any]]:
     """score -> mean, low, high, each (method, stage); NaN is None."""
     found: dict[str, dict[str, Any]] = {}
     for score in scores:
-        values = dataset[score].transpose("method", "stage", "repeat", "sample").values
+        values = study.values(score)
         means = [[_mean(stage) for stage in method] for method in values]
         ends = [
             [interval(stage, bounds=bounds_of(score), resamples=1000) for stage in method]
             for method in values
         ]
-        found[score] = plain({
-            "mean": means,
-            "low": [[low for low, _ in method] for method in ends],
-            "high": [[high for _, high in method] for method in ends],
-        })  # fmt: skip
+        low = [[low for low, _ in method] for method in ends]
+        high = [[high for _, high in method] for method in ends]
+        found[score] = plain({"mean": means, "low": low, "high": high})
     return found
 
 
-def first_repeat(dataset: xarray.Dataset, score: str) -> list[Any]:
+def first_repeat(study: Study, score: str) -> list[Any]:
     """The score of each map that is shown, (method, stage, sample): the first repeat's."""
-    shown = dataset[score].transpose("method", "stage", "repeat", "sample")
-    return plain(shown.values[:, :, 0, : dataset.sizes.get("map_sample", 0)].tolist())
+    return plain(study.values(score)[:, :, 0, : len(study.map_names)].tolist())
 
 
-def verdict_rows(
-    dataset: xarray.Dataset,
-    judged: Mapping[str, Verdict],
-    errors: Mapping[str, float] | None,
-    costs: Mapping[str, float] | None,
-) -> list[dict[str, Any]]:
+def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, Any]]:
     """One row per method, then one per control."""
-    rows = []
+    rows, others = [], study.other_inputs
+    errors, costs = extras.errors or {}, extras.costs or {}
     for v in sorted(judged.values(), key=lambda v: v.role != "method"):  # stable
-        row = dataset["other_inputs"].sel({"method": v.method}).values
-        rows.append(plain({
-            "method": v.method, "role": v.role, "verdict": v.verdict, "sentence": v.sentence,
-            "retention": v.retention, "low": v.low, "high": v.high, "last": v.last,
-            "undefined": v.undefined, "other_inputs": _mean(row),
-            "error": (errors or {}).get(v.method), "cost": (costs or {}).get(v.method),
-        }))  # fmt: skip
+        numbers = {
+            "other_inputs": _mean(others[v.method]),
+            "error": errors.get(v.method),
+            "cost": costs.get(v.method),
+        }
+        rows.append(plain({**asdict(v), **numbers}))
     return rows
 
 
@@ -77,10 +73,14 @@ def attribution_rows(dataset: xarray.Dataset) -> dict[str, Any]:
         values = dataset[name].values
         parts[name] = plain(values.reshape(len(outputs), len(methods), -1).tolist())
     return {
-        "outputs": outputs, "methods": methods, "classes": list(map(str, dataset["class"].values)),
-        "chance": plain(np.asarray(dataset["chance"].values).tolist()), **parts,
-        "units": str(dataset.attrs.get("units", "")), "inputs": dataset.sizes.get("sample", 0),
-    }  # fmt: skip
+        "outputs": outputs,
+        "methods": methods,
+        "classes": list(map(str, dataset["class"].values)),
+        "chance": plain(np.asarray(dataset["chance"].values).tolist()),
+        **parts,
+        "units": str(dataset.attrs.get("units", "")),
+        "inputs": dataset.sizes.get("sample", 0),
+    }
 
 
 def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
@@ -88,7 +88,7 @@ def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
     first: Sequence[str] = (
         "command_line", "command", "options", "model", "model_fingerprint",
         "weights_file_sha256", "data_fingerprint", "data_shape", "dtype", "device", "machine",
-        "time", "seed", "repeats", "order", "target", "stages", "weights", "batch_norm",
+        "time", "seed", "repeats", "order", "target", "score", "stages", "weights", "batch_norm",
         "method_parameters", "salience", "torch", "numpy", "python",
     )  # fmt: skip
     names = [name for name in first if name in attributes]
@@ -96,7 +96,7 @@ def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
     return [(name, str(attributes[name])) for name in names]
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Array) -> float:
     return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
 
 

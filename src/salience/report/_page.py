@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salience._files.writing import whole
-from salience._study.schema import tested
-from salience._study.verdicts import THRESHOLDS, Verdict, Verdicts, verdicts
+from salience._study.study import Study, study_of
+from salience._study.verdicts import THRESHOLDS, Verdicts
 from salience.plot._pictures import shortened
 from salience.report import _figures as figures
 from salience.report import _numbers as numbers
@@ -31,7 +31,7 @@ _SCRIPTS = ("pixels.js", "gestures.js", "viewer.js", "curves.js", "page.js")
 
 
 def build(
-    dataset: xarray.Dataset,
+    study: Study | xarray.Dataset,
     path: str | Path,
     *,
     title: str | None = None,
@@ -44,10 +44,11 @@ def build(
 ) -> Path:
     """Write a study as one HTML file that needs nothing beside it, and return its path.
 
-    dataset      from `randomization_test`; its maps are shown if it was run with keep_maps=n
-    title        of the page; by default the question, about the dataset's model
+    study        from `randomization_test`, or its dataset; its maps are shown if it was run with
+                 keep_maps=n
+    title        of the page; by default the question, about the study's model
     attribution  from `attribution_by_value`; by default quarters of the values of the inputs held
-    coverage     method -> operations that it has no rule for, in place of the dataset's
+    coverage     method -> operations that it has no rule for, in place of the study's
     errors       method -> largest relative conservation or completeness error, in the same way
     costs        method -> its cost, in plain gradients, in the same way
     score        that verdicts are about, as in `verdicts`
@@ -57,30 +58,30 @@ def build(
 
     >>> import tempfile, torch, salience, salience.report
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    >>> data = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
-    >>> salience.report.build(data, tempfile.mkdtemp() + "/report.html").name
+    >>> study = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
+    >>> salience.report.build(study, tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
     extras = Extras(attribution, coverage, errors, costs, score)
-    return write(dataset, Path(path), extras, title, largest)
+    return write(study_of(study), Path(path), extras, title, largest)
 
 
 def write(
-    dataset: xarray.Dataset, path: Path, extras: Extras, title: str | None, largest: int = LARGEST
+    study: Study, path: Path, extras: Extras, title: str | None, largest: int = LARGEST
 ) -> Path:
     """The page as a file; it is whole or not there."""
     plan = None
     with whole(path) as partial:
-        if "maps" in dataset:
+        if study.has_maps:
             room = largest - _RESERVE - sum(len(text.encode()) for text in _scripts())
-            plan = pixels.fitted(dataset, room * 3 // 4)
-        text = render(dataset, extras, title, plan, embedded=True)
+            plan = pixels.fitted(study, room * 3 // 4)
+        text = render(study, extras, title, plan, embedded=True)
         partial.write_text(text, encoding="utf-8")
     return path
 
 
 def render(
-    dataset: xarray.Dataset,
+    study: Study,
     extras: Extras,
     title: str | None,
     plan: pixels.Plan | None,
@@ -88,23 +89,22 @@ def render(
     embedded: bool,
 ) -> str:
     """The page; its pixels are in it, or asked for from where it came from."""
-    extras = completed(extras, dataset)
-    judged, scripts = _judged(dataset, extras.score), _scripts()
-    study, roots = _numbers(dataset, judged, extras, plan), _figures(dataset, extras, plan)
-    model = str(dataset.attrs.get("model", "this network"))
-    question = f"Which saliency maps of {model} can be believed?"
+    extras, scripts = completed(extras, study), _scripts()
+    judged = study.verdicts(score=extras.score) if study.tested else None
+    shown, roots = _numbers(study, judged, extras, plan), _figures(study, extras, plan)
+    question = f"Which saliency maps of {study.model} can be believed?"
     return _template().render(
-        title=title or (question if judged else f"Saliency maps of {model}"),
+        title=title or (question if judged else f"Saliency maps of {study.model}"),
         policy=_policy(scripts, "'none'" if embedded else "'self'"),
         style=_asset("page.css"),
         scripts=scripts,
-        study=study,
-        data=_json(study),
+        study=shown,
+        data=_json(shown),
         bokeh=_json(figures.as_json(roots)),
-        blocks=_blocks(dataset, plan) if plan and embedded else [],
-        answer=words.answer(dataset, judged) if judged else [("No test", words.UNTESTED)],
+        blocks=_blocks(study, plan) if plan and embedded else [],
+        answer=words.answer(study, judged) if judged else [("No test", words.UNTESTED)],
         limits=words.LIMITS,
-        provenance=numbers.provenance_rows(dataset.attrs),
+        provenance=numbers.provenance_rows(study.data.attrs),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions={"salience": version("salience"), "Bokeh": version("bokeh")},
         curve_style=figures.curve_style,
@@ -121,16 +121,9 @@ def _template() -> Any:
     return environment.from_string(_asset("page.html.jinja"))
 
 
-def _judged(dataset: xarray.Dataset, score: str | None) -> Verdicts:
-    if not tested(dataset):
-        return Verdicts()
-    low, high = THRESHOLDS
-    return verdicts(dataset, score=score, sensitive=low, insensitive=high)
-
-
 def _numbers(
-    dataset: xarray.Dataset,
-    judged: Mapping[str, Verdict],
+    study: Study,
+    judged: Verdicts | None,
     extras: Extras,
     plan: pixels.Plan | None,
 ) -> dict[str, Any]:
@@ -138,48 +131,51 @@ def _numbers(
     coverage, shares = extras.coverage, extras.attribution
     return {
         "thresholds": list(THRESHOLDS),
-        "test": _test(dataset, judged, extras) if judged else None,
-        "maps": None if plan is None else _maps(dataset, plan),
+        "test": _test(study, judged, extras) if judged else None,
+        "maps": None if plan is None else _maps(study, plan),
         "attribution": None if shares is None else numbers.attribution_rows(shares),
         "coverage": None if coverage is None else {k: list(v) for k, v in coverage.items()},
         "errors": numbers.plain(dict(extras.errors or {})),
     }
 
 
-def _test(dataset: xarray.Dataset, judged: Mapping[str, Verdict], extras: Extras) -> dict[str, Any]:
-    rises = dataset.attrs.get("kind") == "efficient"
-    scores = numbers.ordered_scores(dataset, extras.score)
+def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, Any]:
+    scores = numbers.ordered_scores(study, judged.score)
     return {
-        "measure": "rise" if rises else "retention",
-        "methods": list(map(str, dataset["method"].values)),
-        "roles": list(map(str, dataset["role"].values)),
-        "stages": list(map(str, dataset["stage"].values)),
-        "order": str(dataset.attrs.get("order", "top_down")),
+        "measure": "rise" if study.rises else "retention",
+        "methods": list(study.roles),
+        "roles": list(study.roles.values()),
+        "stages": study.stages,
+        "order": study.order,
         "scores": {name: numbers.SCORES.get(name, name) for name in scores},
-        "similarity": numbers.similarity(dataset, scores),
-        "first": numbers.first_repeat(dataset, scores[0]),
-        "rows": numbers.verdict_rows(dataset, judged, extras.errors, extras.costs),
+        "similarity": numbers.similarity(study, scores),
+        "first": numbers.first_repeat(study, scores[0]),
+        "rows": numbers.verdict_rows(study, judged, extras),
     }
 
 
-def _maps(dataset: xarray.Dataset, plan: pixels.Plan) -> dict[str, Any]:
-    stages = list(map(str, dataset["map_stage"].values))
+def _maps(study: Study, plan: pixels.Plan) -> dict[str, Any]:
+    stages, names = study.map_stages, study.map_names
     return {
-        "methods": list(map(str, dataset["map_method"].values)),
+        "methods": study.map_methods,
         "stages": [stages[k] for k in plan.stages],
-        "stage_numbers": list(plan.stages), "samples": list(plan.samples),
-        "names": [_input_name(dataset, k) for k in plan.samples],
-        "size": list(plan.size), "inputs": list(plan.inputs),
-        "full": list(pixels.picture_size(dataset)),
-        "depth": pixels.inputs_depth(dataset), "signed": pixels.signed_methods(dataset),
-        "clip": pixels.CLIP, "notes": _left_out(dataset, plan),
-    }  # fmt: skip
+        "stage_numbers": list(plan.stages),
+        "samples": list(plan.samples),
+        "names": [f"input {names[k]}" if names[k].isdecimal() else names[k] for k in plan.samples],
+        "size": list(plan.size),
+        "inputs": list(plan.inputs),
+        "full": list(pixels.picture_size(study)),
+        "depth": pixels.inputs_depth(study),
+        "signed": pixels.signed_methods(study),
+        "clip": pixels.CLIP,
+        "notes": _left_out(study, plan),
+    }
 
 
-def _left_out(dataset: xarray.Dataset, plan: pixels.Plan) -> list[str]:
+def _left_out(study: Study, plan: pixels.Plan) -> list[str]:
     """In words, what of the maps the page does not hold."""
-    height, width = pixels.picture_size(dataset)
-    stages, samples = dataset.sizes["map_stage"] - 1, dataset.sizes["map_sample"]
+    height, width = pixels.picture_size(study)
+    stages, samples = len(study.map_stages) - 1, len(study.map_names)
     notes = []
     if plan.size != (height, width):
         notes.append(
@@ -195,40 +191,29 @@ def _left_out(dataset: xarray.Dataset, plan: pixels.Plan) -> list[str]:
     return [*notes, "The whole study opens with salience view."] if notes else []
 
 
-def _input_name(dataset: xarray.Dataset, number: int) -> str:
-    named = "map_sample" in dataset.coords
-    name = str(dataset["map_sample"].values[number]) if named else str(number)
-    return f"input {name}" if name.isdecimal() else name
-
-
-def _figures(dataset: xarray.Dataset, extras: Extras, plan: pixels.Plan | None) -> list[Any]:
+def _figures(study: Study, extras: Extras, plan: pixels.Plan | None) -> list[figures.figure]:
     roots = []
     if plan is not None:
-        height, width = pixels.picture_size(dataset)
-        colour = pixels.inputs_depth(dataset) == 3
-        roots += figures.panels(dataset.sizes["map_method"], height, width, colour)
-    if tested(dataset) and dataset.attrs.get("kind") != "efficient":
-        roles, stages = map(list, (dataset["role"].values, dataset["stage"].values))
-        roots.append(figures.curves(list(map(str, roles)), _short(stages), THRESHOLDS))
+        height, width = pixels.picture_size(study)
+        colour = pixels.inputs_depth(study) == 3
+        roots += figures.panels(len(study.map_methods), height, width, colour)
+    if study.tested and not study.rises:
+        stages = [shortened(name, 28) for name in study.stages]
+        roots.append(figures.curves(list(study.roles.values()), stages, THRESHOLDS))
     if extras.attribution is not None:
         rows = numbers.attribution_rows(extras.attribution)
         roots += [figures.shares(rows, number) for number in range(len(rows["outputs"]))]
     return roots
 
 
-def _short(stages: Sequence[Any]) -> list[str]:
-    return [shortened(str(name), 28) for name in stages]
-
-
-def _blocks(dataset: xarray.Dataset, plan: pixels.Plan) -> list[str]:
+def _blocks(study: Study, plan: pixels.Plan) -> list[str]:
     """One for each input: the input, then its maps at each stage."""
-    return [
-        base64.b64encode(b"".join([
-            pixels.input_block(dataset, sample, plan.inputs),
-            *(pixels.map_block(dataset, sample, stage, plan.size) for stage in plan.stages),
-        ])).decode()
-        for sample in plan.samples
-    ]  # fmt: skip
+    blocks = []
+    for sample in plan.samples:
+        maps = [pixels.map_block(study, sample, stage, plan.size) for stage in plan.stages]
+        parts = [pixels.input_block(study, sample, plan.inputs), *maps]
+        blocks.append(base64.b64encode(b"".join(parts)).decode())
+    return blocks
 
 
 def _scripts() -> list[str]:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from salience._study.stages import evenly_spread
+from salience._study.study import Array, Study
 from salience.plot._pictures import input_pictures, map_pictures
-
-if TYPE_CHECKING:
-    import xarray
 
 CLIP = 99.5  # percentile of |map| where robust scales end
 LEVELS = 127
 MISSING = -128  # the code of NaN, infinities and what float32 does not hold
 _LARGEST = np.finfo(np.float32).max
 _LEAST_SIDE, _LEAST_STAGES, _LARGEST_INPUT = 48, 6, 256
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -39,25 +35,26 @@ class Plan:
     samples: tuple[int, ...]
 
 
-def whole(dataset: xarray.Dataset) -> Plan:
+def whole(study: Study) -> Plan:
     """All maps as they are."""
-    size, sizes = picture_size(dataset), dataset.sizes
-    return Plan(size, size, tuple(range(sizes["map_stage"])), tuple(range(sizes["map_sample"])))
+    size = picture_size(study)
+    stages, samples = range(len(study.map_stages)), range(len(study.map_names))
+    return Plan(size, size, tuple(stages), tuple(samples))
 
 
-def fitted(dataset: xarray.Dataset, budget: int) -> Plan:
+def fitted(study: Study, budget: int) -> Plan:
     """What fits into so many bytes: smaller maps first, then fewer stages, then fewer inputs.
 
     All stages keep one size: a coarser map would look like a changed one.
     """
-    plan, methods = whole(dataset), dataset.sizes["map_method"]
+    plan, methods = whole(study), len(study.map_methods)
     height, width = plan.size
     shown = _shrunk(plan.size, _LARGEST_INPUT**2)
     randomised = len(plan.stages) - 1
     least = min(_LEAST_STAGES, randomised)
     for samples in range(len(plan.samples), 0, -1):
         numbers = tuple(int(i) for i in np.linspace(0, len(plan.samples) - 1, samples).round())
-        left = budget - samples * shown[0] * shown[1] * inputs_depth(dataset)
+        left = budget - samples * shown[0] * shown[1] * inputs_depth(study)
         for stages in range(randomised, least - 1, -1):
             kept = (0, *(1 + k for k in evenly_spread(stages, randomised))) if stages else (0,)
             size = _shrunk(plan.size, left // (samples * methods * len(kept)))
@@ -73,9 +70,9 @@ def _shrunk(size: tuple[int, int], pixels: int) -> tuple[int, int]:
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def picture_size(dataset: xarray.Dataset) -> tuple[int, int]:
+def picture_size(study: Study) -> tuple[int, int]:
     """Height and width of the maps' pictures; a vector is a picture one pixel high."""
-    first = _pictures(dataset["maps"][:1, 0, 0].values)
+    first = _pictures(study.maps[:1, 0, 0].values)
     return first.shape[-2], first.shape[-1]
 
 
@@ -92,19 +89,18 @@ def _doubles(values: Array) -> Array:
     return np.where(np.abs(values) <= _LARGEST, values, np.nan)
 
 
-def inputs_depth(dataset: xarray.Dataset) -> int:
+def inputs_depth(study: Study) -> int:
     """3 for colour, 1 for grey inputs."""
-    return 3 if dataset["inputs"].ndim == 4 and dataset["inputs"].shape[1] == 3 else 1
+    return 3 if study.inputs.ndim == 4 and study.inputs.shape[1] == 3 else 1
 
 
-def map_block(dataset: xarray.Dataset, sample: int, stage: int, size: tuple[int, int]) -> bytes:
+def map_block(study: Study, sample: int, stage: int, size: tuple[int, int]) -> bytes:
     """All methods' maps of one input at one stage.
 
     float32 peaks (method,), float32 robust limits (method,), int8 codes (method, height, width),
     where a value is sign(code) (code / 127)^2 peak: small values keep their digits.
     """
-    values = dataset["maps"].isel({"map_sample": sample, "map_stage": stage}).values
-    pictures = _averaged(_pictures(values), size)
+    pictures = _averaged(_pictures(study.maps[:, stage, sample].values), size)
     return b"".join(part.tobytes() for part in quantised(pictures))
 
 
@@ -120,9 +116,9 @@ def quantised(pictures: Array) -> tuple[Array, Array, Array]:
     return peaks, limits, np.where(finite, codes, MISSING).astype(np.int8)
 
 
-def input_block(dataset: xarray.Dataset, sample: int, size: tuple[int, int]) -> bytes:
+def input_block(study: Study, sample: int, size: tuple[int, int]) -> bytes:
     """float32 lowest and highest value, then uint8 (height, width) or (height, width, 3)."""
-    picture = input_pictures(dataset["inputs"].values.astype(np.float64))[sample]
+    picture = input_pictures(study.inputs.values.astype(np.float64))[sample]
     picture = picture[None] if picture.ndim == 1 else picture
     picture = np.nan_to_num(picture, posinf=0.0, neginf=0.0)
     moved = np.moveaxis(picture, -1, 0) if picture.ndim == 3 else picture[None]
@@ -132,9 +128,9 @@ def input_block(dataset: xarray.Dataset, sample: int, size: tuple[int, int]) -> 
     return np.array([low, high], "<f4").tobytes() + codes.clip(0, 255).astype(np.uint8).tobytes()
 
 
-def signed_methods(dataset: xarray.Dataset) -> list[bool]:
+def signed_methods(study: Study) -> list[bool]:
     """Whether a method's maps have both signs, by the trained and the last stage."""
-    ends = _doubles(dataset["maps"].isel({"map_stage": [0, -1]}).values)
+    ends = _doubles(study.maps[:, [0, -1]].values)
     flat = ends.reshape(len(ends), -1)
     largest = np.nanmax(np.abs(flat), 1, initial=0.0)
     return [bool(x) for x in np.nanmin(flat, 1, initial=0.0) < -1e-4 * largest]

@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from salience._errors import expected
+from salience._study.study import Study
 from salience.report import _pixels as pixels
 from salience.report._extras import Extras
 from salience.report._page import render
 
-if TYPE_CHECKING:
-    import xarray
-
 HOST = "127.0.0.1"
 _PATIENCE = 5  # seconds that a connection may say nothing
+Answer = Callable[[str], tuple[bytes, str] | None]
 
 
 class _Server(ThreadingHTTPServer):
@@ -35,17 +35,24 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def server(
-    dataset: xarray.Dataset, extras: Extras, title: str | None = None, port: int = 0
-) -> HTTPServer:
+def server(study: Study, extras: Extras, title: str | None = None, port: int = 0) -> HTTPServer:
     """A server of the page on 127.0.0.1, bound and not yet serving; port 0 is any free one.
 
     Errors: SalienceError for a port that is taken, or none.
 
     Paths: / (the page), /inputs/SAMPLE, /maps/SAMPLE/STAGE (bytes, see `pixels`).
     """
-    plan = pixels.whole(dataset) if "maps" in dataset else None
-    page = render(dataset, extras, title, plan, embedded=False).encode()
+    plan = pixels.whole(study) if study.has_maps else None
+    page = render(study, extras, title, plan, embedded=False).encode()
+    try:
+        return _Server((HOST, port), _handler(_answers(study, plan, page)))
+    except (OSError, OverflowError) as error:
+        got, cure = f"{port} ({error})", "Port 0 is any free one."
+        raise expected("a free port of this machine, from 0 to 65535", got, cure) from None
+
+
+def _answers(study: Study, plan: pixels.Plan | None, page: bytes) -> Answer:
+    """What is under a path: its bytes and their type."""
     reading = threading.Lock()  # netCDF's library is not made for threads
 
     def answer(path: str) -> tuple[bytes, str] | None:
@@ -60,11 +67,15 @@ def server(
             return None
         with reading:
             if found[1]:
-                block = pixels.input_block(dataset, sample, plan.inputs)
+                block = pixels.input_block(study, sample, plan.inputs)
             else:
-                block = pixels.map_block(dataset, sample, stage, plan.size)
+                block = pixels.map_block(study, sample, stage, plan.size)
         return block, "application/octet-stream"
 
+    return answer
+
+
+def _handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _PATIENCE
 
@@ -86,8 +97,4 @@ def server(
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the terminal is the user's."""
 
-    try:
-        return _Server((HOST, port), Handler)
-    except (OSError, OverflowError) as error:
-        got, cure = f"{port} ({error})", "Port 0 is any free one."
-        raise expected("a free port of this machine, from 0 to 65535", got, cure) from None
+    return Handler

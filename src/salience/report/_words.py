@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from salience._names import NEGATIVE, POSITIVE_METHOD
-from salience._study.verdicts import (
+from salience._study.judge import why_uninformative
+from salience._study.sentences import (
     CONSTANT,
     INSENSITIVE,
     PARTIAL,
-    SCORE,
     SENSITIVE,
-    THRESHOLDS,
     UNDEFINED,
     UNINFORMATIVE,
-    Verdict,
-    Verdicts,
-    why_uninformative,
 )
+from salience._study.study import Study
+from salience._study.verdicts import SCORE, Verdict, Verdicts, counted
 from salience.report._numbers import SCORES
-
-if TYPE_CHECKING:
-    import xarray
 
 LIMITS = (
     "A top-down cascade keeps the scale of the activations of the layers it has not reached yet, "
@@ -42,7 +36,7 @@ UNTESTED = (
 )
 
 
-def answer(dataset: xarray.Dataset, judged: Verdicts) -> list[tuple[str, str]]:
+def answer(study: Study, judged: Verdicts) -> list[tuple[str, str]]:
     """(heading, sentence) pairs, the conclusion first."""
     groups: dict[str, list[Verdict]] = {}
     for v in judged.values():
@@ -50,12 +44,12 @@ def answer(dataset: xarray.Dataset, judged: Verdicts) -> list[tuple[str, str]]:
             groups.setdefault(v.verdict, []).append(v)
     parts = []
     if UNINFORMATIVE in groups:
-        doubt = why_uninformative({n: v.retention for n, v in judged.items()}, THRESHOLDS[0])
-        parts.append((
-            "No verdict", f"On this network and these inputs {doubt}, so the test "
-            "cannot tell its methods apart.",
-        ))  # fmt: skip
-    told = _of_groups(rises=dataset.attrs.get("kind") == "efficient")
+        doubt = why_uninformative({n: v.retention for n, v in judged.items()}, judged.thresholds[0])
+        why = (
+            f"On this network and these inputs {doubt}, so the test cannot tell its methods apart."
+        )
+        parts.append(("No verdict", why))
+    told = _of_groups(rises=study.rises)
     found = [(*told[verdict], groups[verdict]) for verdict in told if verdict in groups]
     parts += [(heading, f"{listed(v)}: {sentence}") for heading, sentence, v in found]
     undefined = groups.get(UNDEFINED, [])
@@ -63,8 +57,8 @@ def answer(dataset: xarray.Dataset, judged: Verdicts) -> list[tuple[str, str]]:
         parts.append(("No verdict", f"{listed(v)}: the score is undefined (constant maps)."))
     if v := [one for one in undefined if not math.isnan(one.retention)]:
         parts.append(("No verdict", f"{listed(v)}: one number has no interval."))
-    why = _why(dataset, groups, judged.score)
-    return [*parts, ("Why", why), ("How sure", _sure(dataset, judged))]
+    why = _why(study, groups, judged.score)
+    return [*parts, ("Why", why), ("How sure", _sure(study, judged))]
 
 
 def _of_groups(*, rises: bool) -> dict[str, tuple[str, str]]:
@@ -77,25 +71,27 @@ def _of_groups(*, rises: bool) -> dict[str, tuple[str, str]]:
     where = "contains 0" if rises else "lies between the thresholds or reaches over one"
     return {
         SENSITIVE: (
-            "Passed", "the maps change when the network forgets what it learned. These are the "
+            "Passed",
+            "the maps change when the network forgets what it learned. These are the "
             "methods to consider for this network.",
         ),
         INSENSITIVE: ("Do not believe", f"{as_before}: they do not show what it has learned."),
         PARTIAL: (
-            "In part", f"the interval {where}. Compare the maps with those of a method that passed "
+            "In part",
+            f"the interval {where}. Compare the maps with those of a method that passed "
             "before you believe them.",
         ),
         CONSTANT: ("Do not believe", "the same map for every input says nothing about one."),
-    }  # fmt: skip
+    }
 
 
-def _why(dataset: xarray.Dataset, groups: Mapping[str, Sequence[Verdict]], score: str) -> str:
+def _why(study: Study, groups: Mapping[str, Sequence[Verdict]], score: str) -> str:
     kept = "rank correlation" if score == SCORE else SCORES.get(score, score)
     told = (
         f"Retention is how much of a method's maps is left, as {kept}, once the second half of the "
         "network's stages is random, too: 1 if nothing changes, 0 if nothing is left."
     )
-    if dataset.attrs.get("kind") == "efficient":
+    if study.rises:
         return (
             "A map of a network with random weights should be more complex (its entropy higher) "
             "than one of the trained network; a method whose maps do not become so does not show "
@@ -112,10 +108,10 @@ def _why(dataset: xarray.Dataset, groups: Mapping[str, Sequence[Verdict]], score
     return told
 
 
-def _sure(dataset: xarray.Dataset, judged: Mapping[str, Verdict]) -> str:
-    repeats, samples = dataset.sizes["repeat"], dataset.sizes["sample"]
+def _sure(study: Study, judged: Verdicts) -> str:
+    repeats, samples = study.repeats, study.samples
     told = [
-        f"From {_count(repeats, 'random network')} and {_count(samples, 'input')}; intervals are "
+        f"From {counted(repeats, 'random network')} and {counted(samples, 'input')}; intervals are "
         "95% bootstrap intervals over both, and a method passes, or fails, only where the whole "
         "interval lies on one side of the threshold."
     ]
@@ -124,21 +120,17 @@ def _sure(dataset: xarray.Dataset, judged: Mapping[str, Verdict]) -> str:
     if samples == 1:
         told.append("With one input, nothing is known of how others would differ.")
     fixed = [v for v in judged.values() if v.role == NEGATIVE]
-    if fixed and dataset.attrs.get("kind") != "efficient":
+    if fixed and not study.rises:
         kept = min(v.retention for v in fixed)
         told.append(f"Controls that cannot change keep {kept:.2f}.")
     gradient = judged.get(POSITIVE_METHOD)
-    if gradient and dataset.attrs.get("kind") != "efficient":
+    if gradient and not study.rises:
         told.append(f"The plain gradient, which must change, keeps {gradient.retention:.2f}.")
     undefined = {v.method: v.undefined for v in judged.values() if v.undefined}
     if undefined:
         counts = ", ".join(f"{count} of {name}" for name, count in undefined.items())
         told.append(f"Undefined similarities (constant maps) are left out: {counts}.")
     return " ".join(told)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def listed(judged: Iterable[Verdict]) -> str:

@@ -1,0 +1,320 @@
+"""`Study`: a randomisation test, or maps alone, as a dataset with what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from salience._errors import SalienceError, expected, printable, unknown
+from salience._names import ERRORS, RISE
+from salience._study import schema
+from salience._study.figures import Figures
+from salience._study.verdicts import (
+    SCORE,
+    THRESHOLDS,
+    Verdicts,
+    counted,
+)
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Study:
+    """A randomisation test with its verdicts, figures and files; printed, it is their table.
+
+    data  the xarray.Dataset of the test, as `randomization_test` describes it; select from it and
+          make a Study of what is left: `Study(study.data.sel({"method": ["gradient"]}))`
+
+    Errors: SalienceError for what is no dataset.
+
+    >>> import torch, salience
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> study = salience.randomization_test(
+    ...     net.eval(), torch.randn(3, 6), "gradient", repeats=2, progress=False)
+    >>> study.methods, study.controls, study.stages
+    (['gradient'], ['input', 'random_map'], ['2.weight', '0.weight'])
+    """
+
+    data: xarray.Dataset
+
+    def __post_init__(self) -> None:
+        import xarray
+
+        if not isinstance(self.data, xarray.Dataset):
+            raise no_test(self.data)
+
+    # -- what is where in the dataset --
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a randomisation test, and not only maps."""
+        return schema.tested(self.data)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether maps were kept, to be looked at."""
+        return "maps" in self.data
+
+    @property
+    def model(self) -> str:
+        """The name of the network's class."""
+        return str(self.data.attrs.get("model", "this network"))
+
+    @property
+    def order(self) -> str:
+        """In which the stages were randomised."""
+        return str(self.data.attrs.get("order", "top_down"))
+
+    @property
+    def rises(self) -> bool:
+        """Whether the test is the efficient one, which has a rise of complexity for similarity."""
+        return self.data.attrs.get("kind") == "efficient"
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """ "method" or a control's role, for each method and control."""
+        names, roles = (self._texts(name) for name in ("method", "role"))
+        return dict(zip(names, roles, strict=True))
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, without controls."""
+        if not self.tested:
+            return self.map_methods
+        return [name for name, role in self.roles.items() if role == "method"]
+
+    @property
+    def controls(self) -> list[str]:
+        """What ran along for comparison."""
+        return [name for name, role in self.roles.items() if role != "method"]
+
+    @property
+    def stages(self) -> list[str]:
+        """The scored stages, in the order of the cascade."""
+        return self._texts("stage")
+
+    @property
+    def repeats(self) -> int:
+        """Random networks."""
+        return self.data.sizes.get("repeat", 0)
+
+    @property
+    def samples(self) -> int:
+        """Inputs of the test."""
+        return self.data.sizes.get("sample", 0)
+
+    @property
+    def scores(self) -> list[str]:
+        """The names of the scores: what there is for each method, stage, repeat and sample."""
+        return schema.scores_of(self.data)
+
+    @property
+    def score(self) -> str:
+        """The score that verdicts are about where none is named."""
+        return str(self.data.attrs.get("score", RISE if self.rises else SCORE))
+
+    def values(self, score: str) -> Array:
+        """A score as an array (method, stage, repeat, sample).
+
+        Errors: SalienceError for a score that there is not.
+        """
+        if score not in (scores := self.scores):
+            raise unknown("score of this dataset", score, scores)
+        return self.data[score].transpose(*schema.SCORE).values
+
+    @property
+    def constant(self) -> list[bool]:
+        """Whether a method's or a control's maps are the same for all inputs."""
+        return list(map(bool, self.data["constant_over_inputs"].values))
+
+    @property
+    def other_inputs(self) -> dict[str, Array]:
+        """Similarity (sample,) of the trained network's maps of two inputs, by method."""
+        values = self.data["other_inputs"].transpose("method", "sample").values
+        return dict(zip(self.roles, values, strict=True))
+
+    @property
+    def uncovered(self) -> dict[str, list[str]] | None:
+        """The operations that each method has no rule for, where that was recorded."""
+        if "uncovered" not in self.data.coords:
+            return None
+        told = zip(self.roles.items(), self._texts("uncovered"), strict=True)
+        return {
+            name: [operation for operation in operations.split(", ") if operation]
+            for (name, role), operations in told
+            if role == "method"
+        }
+
+    @property
+    def not_randomized(self) -> list[str]:
+        """Parameters that the output does not use, which no stage has."""
+        return list(map(str, np.ravel(self.data.attrs.get("parameters_not_randomised", []))))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The largest conservation or completeness error of a method's maps, where it has one."""
+        largest: dict[str, float] = {}
+        for error in (error for error in ERRORS if error in self.data):
+            methods = self._texts(str(self.data[error].dims[0]))
+            for name, values in zip(methods, self.data[error].values, strict=True):
+                if not np.isnan(values).all():
+                    largest[name] = float(np.nanmax(values))
+        return largest
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What a map by a method costs, in plain gradients, where that was measured."""
+        if "cost" not in self.data:
+            return {}
+        pairs = zip(self._texts("method"), self.data["cost"].values, strict=True)
+        return {name: float(cost) for name, cost in pairs if not np.isnan(cost)}
+
+    @property
+    def maps(self) -> xarray.DataArray:
+        """The maps that were kept, (map_method, map_stage, map_sample, ...), from the trained ones.
+
+        Errors: SalienceError where none were.
+        """
+        if not self.has_maps:
+            raise expected("a study with maps", "scores alone", "Keep some: keep_maps=4.")
+        return self.data["maps"]
+
+    @property
+    def inputs(self) -> xarray.DataArray:
+        """What the maps explain, (map_sample, ...)."""
+        return self.data["inputs"]
+
+    @property
+    def map_methods(self) -> list[str]:
+        """The methods whose maps were kept."""
+        return self._texts("map_method")
+
+    @property
+    def map_stages(self) -> list[str]:
+        """The stages whose maps were kept, from "trained" on."""
+        return self._texts("map_stage")
+
+    @property
+    def map_names(self) -> list[str]:
+        """The names of the inputs whose maps were kept, or their numbers."""
+        if "map_sample" in self.data.coords:
+            return self._texts("map_sample")
+        return list(map(str, range(self.data.sizes.get("map_sample", 0))))
+
+    def _texts(self, name: str) -> list[str]:
+        return (
+            list(map(str, np.ravel(self.data[name].values))) if name in self.data.variables else []
+        )
+
+    def told(self, attributes: Mapping[str, Any], names: Sequence[str]) -> Study:
+        """The same, with more attributes, and with names for the inputs whose maps were kept."""
+        data = self.data.assign_attrs(attributes)
+        if self.has_maps:
+            shown = np.array(names[: len(self.map_names)], dtype=object)
+            data = data.assign_coords(map_sample=shown)
+        return Study(data)
+
+    # -- what it says --
+
+    def verdicts(
+        self,
+        *,
+        score: str | None = None,
+        stages: str = "second_half",
+        sensitive: float = THRESHOLDS[0],
+        insensitive: float = THRESHOLDS[1],
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> Verdicts:
+        """The verdict about every method, as `salience.verdicts` describes it."""
+        from salience._study.judge import verdicts
+
+        return verdicts(
+            self,
+            score=score,
+            stages=stages,
+            sensitive=sensitive,
+            insensitive=insensitive,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    # -- its faces --
+
+    @property
+    def plot(self) -> Figures:
+        """Its figures: `study.plot.similarity()`, `study.plot.cascade()`."""
+        return Figures(self)
+
+    def report(self, path: str | Path, *, title: str | None = None) -> Path:
+        """Write it as one HTML file; `salience.report.build` has all options."""
+        from salience.report import build
+
+        return build(self, path, title=title)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write it to a file .nc (netCDF) or a folder .zarr (Zarr 3); it is whole or not there.
+
+        overwrite  replace what is there
+
+        Errors: SalienceError for another ending, for what is there, and for data that is no study
+        any more; OSError where nothing can be written.
+        """
+        from salience._study.files import save_study
+
+        return save_study(self, Path(path), overwrite)
+
+    def __repr__(self) -> str:
+        return f"{printable(self._line())}\n{self._shown()}"
+
+    def _repr_html_(self) -> str:
+        shown = self._shown()
+        below = shown._repr_html_() if isinstance(shown, Verdicts) else f"<p>{escape(shown)}</p>"
+        return f"<p>{escape(printable(self._line()))}</p>{below}"
+
+    def _line(self) -> str:
+        """What it is of, in a line."""
+        parts = [counted(len(self.methods), "method")]
+        if self.tested:
+            parts.append(counted(len(self.controls), "control"))
+            parts.append(f"{counted(len(self.stages), 'stage')} ({self.order})")
+        if self.has_maps:
+            parts.append(f"maps of {counted(len(self.map_names), 'input')}")
+        return f"Study of {self.model}: {', '.join(parts)}"
+
+    def _shown(self) -> Verdicts | str:
+        """The verdicts, or why there are none: what is printed never fails."""
+        if not self.tested:
+            return (
+                "Maps, and no randomisation test." if self.has_maps else "Neither maps nor a test."
+            )
+        try:
+            return self.verdicts()
+        except SalienceError as error:
+            return f"No verdicts: {error}"
+
+
+def study_of(given: Study | xarray.Dataset) -> Study:
+    """A study, also of its dataset.
+
+    Errors: SalienceError for anything else.
+    """
+    return given if isinstance(given, Study) else Study(given)
+
+
+def no_test(given: object) -> SalienceError:
+    """What is said of anything that verdicts cannot be about."""
+    return expected(
+        "the dataset of a randomisation test",
+        f"a {type(given).__name__} without one",
+        "Maps alone have no verdict: give what salience.randomization_test(model, x) returns.",
+    )
