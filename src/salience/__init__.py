@@ -14,6 +14,7 @@ from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
 from salience._study.verdicts import Verdict, Verdicts, verdicts
+from salience._tape.cost import cost
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "adapters",
     "attribution_by_value",
+    "cost",
     "explain",
     "methods",
     "models",

@@ -100,7 +100,7 @@ def test_several_embeddings_of_the_same_ids_are_scored_together():
 
 
 @pytest.mark.parametrize("name", ["dict", "ids beside numbers"])
-def test_controls_errors_and_costs(name):
+def test_controls_and_errors(name):
     case = CASES[name]
     data = run(case, ["lrp_epsilon", "integrated_gradients"], repeats=3)
     names = ["lrp_epsilon", "integrated_gradients", "gradient", "input", "random_map"]
@@ -114,7 +114,6 @@ def test_controls_errors_and_costs(name):
                           ("integrated_gradients", "completeness_error")):  # fmt: skip
         fact = getattr(tape.explain_leaves(method, 0)[0], error)
         np.testing.assert_allclose(values(data, error, method), fact, rtol=1e-5, atol=1e-9)
-        assert np.isfinite(values(data, "cost", method)) and values(data, "cost", method) > 0
     assert set(salience.verdicts(data)) == set(names)
 
 

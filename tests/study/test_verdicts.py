@@ -304,10 +304,10 @@ def test_the_table_is_about_the_score():
 
 def test_scores_are_what_every_stage_repeat_and_sample_has():
     data = dataset(gradient=flat(0.05)).assign(
-        cost=("method", [1.0]), conservation_error=(("method", "sample"), np.zeros((1, 6))),
+        conservation_error=(("method", "sample"), np.zeros((1, 6))),
         between_random=(("method", "repeat", "sample"), np.zeros((1, 5, 6))),
     )  # fmt: skip
-    for name in ("cost", "conservation_error", "between_random"):
+    for name in ("conservation_error", "between_random"):
         with pytest.raises(SalienceError) as raised:
             salience.verdicts(data, score=name)
         assert str(raised.value).startswith(

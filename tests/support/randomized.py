@@ -22,11 +22,6 @@ def values(data: xarray.Dataset, name: str, method: str) -> np.ndarray:
     return data[name].sel({"method": method}).values
 
 
-def timeless(data: xarray.Dataset) -> xarray.Dataset:
-    """Without the costs, which are measured times and differ from run to run."""
-    return data.drop_vars("cost")
-
-
 def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

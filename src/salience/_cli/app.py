@@ -20,6 +20,7 @@ from rich.text import Text
 
 from salience._cli import options as opt
 from salience._cli import results
+from salience._cli.costs import costs_of
 from salience._cli.explain import (
     device_of,
     outputs_of,
@@ -138,6 +139,9 @@ def check_command(
         ),
     ] = 4,
     form: Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")] = "nc",
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Measure what a map costs, too, in plain gradients.")
+    ] = False,
     weights: opt.WeightsFile = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
@@ -261,7 +265,8 @@ def _check(given: dict[str, Any]) -> None:
         wanted = None if given["methods"] == "single-pass" else chosen  # None: all that apply
         dataset = _tested(given, network, x, names, wanted, target, options)
         judged = results.judge_study(dataset, score)
-        results.show_study(_console(), dataset, judged, uncovered, score)
+        costs = costs_of(_console(), network, x, dataset, target, options) if given["cost"] else {}
+        results.show_study(_console(), dataset, judged, uncovered, score, costs)
         told = {**provenance(network, x), "options": _told(given), "uncovered": uncovered}
         lines = results.save_study(folder, dataset, judged, told, score, given["form"])
     _show_files(out, lines)

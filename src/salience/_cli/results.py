@@ -44,9 +44,16 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def verdict_table(judged: Mapping[str, Verdict], score: str = "spearman_abs") -> Table:
-    """The verdicts as a table of rich, methods first, controls below a line."""
-    right = ("retention", "95% interval", "last")
+def verdict_table(
+    judged: Mapping[str, Verdict],
+    score: str = "spearman_abs",
+    costs: Mapping[str, float] | None = None,
+) -> Table:
+    """The verdicts as a table of rich, methods first, controls below a line.
+
+    costs  a column of what a map by each method costs, from `salience.cost`
+    """
+    right = ("retention", "95% interval", "last", *(["cost in gradients"] if costs else []))
     numbers = [Column(name, justify="right", no_wrap=True) for name in right]
     table = Table(
         Column("method", no_wrap=True), *numbers, "verdict", caption_justify="left",
@@ -59,7 +66,8 @@ def verdict_table(judged: Mapping[str, Verdict], score: str = "spearman_abs") ->
         says = Text(v.verdict, _COLOURS[v.verdict]) if v.role == "method" else Text(v.role, "dim")
         limits = f"[{_number(v.low)}, {_number(v.high)}]"
         last = _number(v.last.get(score, math.nan))
-        row = (Text(v.method), _number(v.retention), Text(limits), last, says)
+        spent = [f"{costs[v.method]:.1f}" if v.method in costs else "-"] if costs else []
+        row = (Text(v.method), _number(v.retention), Text(limits), last, *spent, says)
         table.add_row(*row, end_section=i + 1 == methods)
     return table
 
@@ -74,9 +82,10 @@ def show_study(
     judged: Mapping[str, Verdict],
     uncovered: Mapping[str, Sequence[str]],
     score: str,
+    costs: Mapping[str, float] | None = None,
 ) -> None:
     """Print the verdicts, why, and what to hold against them."""
-    console.print(verdict_table(judged, score))
+    console.print(verdict_table(judged, score, costs))
     for v in judged.values():
         if v.role == "method":
             console.print(Text(v.sentence))

@@ -21,7 +21,6 @@ from salience._randomization.cascade import Recipe, cascade, ordered_stages
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
 from salience._study.stages import evenly_spread
-from salience._tape.cost import NOTE, UNITS, in_gradients
 from salience._tape.tape import Tape
 from salience._tape.together import as_one, check_shown, numbers, shown, some, values_of
 from salience.rules._table import Method
@@ -60,7 +59,6 @@ class Comparison:
         self.places: list[int] = []
         self.stage_count = 0
         self.uncovered: dict[str, str] = {}  # operations that a method has no rule for
-        self.costs: dict[str, float] = {}
         self._first: dict[str, Tensor] = {}  # the first sample's maps, and the last batch's last
         self._last: dict[str, Tensor] = {}
         self._spread = {method.name: 0.0 for method in methods}
@@ -89,13 +87,6 @@ class Comparison:
         named = isinstance(self.model, nn.Module) and dict(self.model.named_parameters())
         covered = {name for _, stage in found for name in stage.parameters.values()}
         self.untouched = sorted(set(named or ()) - covered)
-
-    def measure_costs(self, x: Any, count: int, target: Target) -> None:
-        """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, given, total = self.recipe.output, self.parameters, trees.samples_of(x)
-        batch = some(x, slice(count))
-        found = in_gradients(self.model, batch, total, self.methods, target, output, given)
-        self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
 
     def _try_methods(self, tape: Tape) -> None:
         """Find out before the long work whether all methods can explain this network."""
@@ -235,13 +226,11 @@ class Comparison:
         between = joined.pop("between_random")
         errors = {name: (("method", "sample"), joined.pop(name)) for name in ERRORS}
         dims = ("method", "stage", "repeat", "sample")
-        cost = [self.costs.get(name, np.nan) for name in self.names]
         data: dict[str, Any] = {
             **{name: (dims, values) for name, values in joined.items()},
             "between_random": (("method", "repeat", "sample"), between),
             "other_inputs": (("method", "sample"), other),
             **errors,
-            "cost": ("method", cost, {"units": UNITS, "note": NOTE}),
             **pictures,
         }
         attributes |= {

@@ -95,12 +95,11 @@ def randomization_test(
     and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
     last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
     inputs, both by |Spearman|. `conservation_error` and `completeness_error` (method, sample) are
-    those of the trained network's maps, NaN for a method that has none. `cost` (method) is what a
-    map costs in plain gradients, the one number that differs from run to run; `uncovered` (method)
-    names the operations that a method has no rule for. With keep_maps, `maps` (map_method,
-    map_stage, map_sample, ...) holds maps from "trained" down the cascade, and `inputs`
-    (map_sample, ...) what they explain.
-    Attributes hold what is needed to repeat the run.
+    those of the trained network's maps, NaN for a method that has none. `uncovered` (method) names
+    the operations that a method has no rule for. With keep_maps, `maps` (map_method, map_stage,
+    map_sample, ...) holds maps from "trained" down the cascade, and `inputs` (map_sample, ...) what
+    they explain. Attributes hold what is needed to repeat the run. The same seed gives the same
+    dataset, to the last bit.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.
@@ -139,7 +138,6 @@ def randomization_test(
     study.keep_maps = min(keep_maps, count)
     with torch.inference_mode(False), torch.enable_grad():
         study.plan(x, stages if kind != "efficient" else 1)
-        study.measure_costs(x, size, target)
         with _bar(progress, count * repeats * len(study.scored)) as bar:
 
             def run(part: slice) -> Scores:

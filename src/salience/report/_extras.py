@@ -26,14 +26,12 @@ class Extras:
     attribution  from `attribution_by_value`
     coverage     method -> operations of the network that it has no rule for
     errors       method -> largest conservation or completeness error
-    costs        method -> its cost, in plain gradients
     score        that verdicts are about
     """
 
     attribution: xarray.Dataset | None = None
     coverage: Mapping[str, Sequence[str]] | None = None
     errors: Mapping[str, float] | None = None
-    costs: Mapping[str, float] | None = None
     score: str | None = None
 
 
@@ -44,7 +42,6 @@ def completed(extras: Extras, dataset: xarray.Dataset) -> Extras:
         attribution=quarters(dataset) if extras.attribution is None else extras.attribution,
         coverage=_coverage(dataset) if extras.coverage is None else extras.coverage,
         errors=_errors(dataset) if extras.errors is None else extras.errors,
-        costs=_costs(dataset) if extras.costs is None else extras.costs,
     )
 
 
@@ -104,10 +101,3 @@ def _errors(dataset: xarray.Dataset) -> dict[str, float]:
             if not np.isnan(values).all():
                 largest[str(name)] = float(np.nanmax(values))
     return largest
-
-
-def _costs(dataset: xarray.Dataset) -> dict[str, float]:
-    if "cost" not in dataset:
-        return {}
-    pairs = zip(dataset["method"].values, dataset["cost"].values, strict=True)
-    return {str(name): float(cost) for name, cost in pairs if not np.isnan(cost)}

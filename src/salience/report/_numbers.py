@@ -53,7 +53,6 @@ def verdict_rows(
     dataset: xarray.Dataset,
     judged: Mapping[str, Verdict],
     errors: Mapping[str, float] | None,
-    costs: Mapping[str, float] | None,
 ) -> list[dict[str, Any]]:
     """One row per method, then one per control."""
     rows = []
@@ -63,7 +62,7 @@ def verdict_rows(
             "method": v.method, "role": v.role, "verdict": v.verdict, "sentence": v.sentence,
             "retention": v.retention, "low": v.low, "high": v.high, "last": v.last,
             "undefined": v.undefined, "other_inputs": _mean(row),
-            "error": (errors or {}).get(v.method), "cost": (costs or {}).get(v.method),
+            "error": (errors or {}).get(v.method),
         }))  # fmt: skip
     return rows
 
