@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from measure import MANY
 from subject import KEYS
 
-from salience._study.verdicts import interval
+from salience._scores.interval import interval
 
 # colours of Okabe & Ito 2008; methods that coincide differ in marker and line
 STYLES = {

@@ -12,7 +12,7 @@ from torch import nn
 
 import salience
 from salience import SalienceError, plot
-from salience._study.verdicts import interval
+from salience._scores.interval import interval
 from salience.plot._pictures import shortened
 
 SINGLE = [name for name, method in salience.methods.items() if method.run is None]

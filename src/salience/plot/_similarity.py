@@ -8,8 +8,9 @@ import numpy as np
 
 from salience._errors import expected, unknown
 from salience._names import FLOOR
+from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
-from salience._study.verdicts import THRESHOLDS, interval, scores_of
+from salience._study.verdicts import THRESHOLDS, scores_of
 from salience.plot._pictures import shortened
 from salience.rules._table import methods as registry
 

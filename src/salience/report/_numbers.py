@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
-from salience._study.verdicts import SCORE, Verdict, interval, scores_of
+from salience._study.verdicts import SCORE, Verdict, scores_of
 
 if TYPE_CHECKING:
     import xarray
