@@ -34,7 +34,13 @@ Explain = Callable[..., Any]
 def _ours(options: dict[str, Any], model: nn.Module, x: Tensor, chosen: Tensor) -> Iterator[Any]:
     target = chosen.tolist()
     yield lambda: salience.randomization_test(
-        model, x, target=target, repeats=1, progress=False, batch_size=len(x), **options
+        model,
+        x,
+        target=target,
+        cascade=salience.Cascade(repeats=1),
+        progress=False,
+        batch_size=len(x),
+        **options,
     )
 
 

@@ -85,9 +85,9 @@ def test_files_of_public_rooms_are_private():
 
 
 EXPORTED = """
-    Coverage Method SalienceError SalienceWarning Similarity Tape Verdict Verdicts __version__
-    adapters attribution_by_value cost explain methods models plot randomization_test record report
-    rules similarities verdicts
+    Cascade Coverage Method SalienceError SalienceWarning Similarity Tape Verdict Verdicts
+    __version__ adapters attribution_by_value cost explain methods models plot randomization_test
+    record report rules similarities verdicts
 """.split()
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, SalienceWarning
+from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from salience import adapters, models, plot, report, rules
 
 __all__ = [
+    "Cascade",
     "Coverage",
     "Method",
     "SalienceError",

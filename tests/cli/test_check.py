@@ -77,7 +77,12 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
                      "--show", 1)  # fmt: skip
     x = torch.from_numpy(np.load("x.npy"))
     expected = salience.randomization_test(
-        made("net", 4), x, target=3, repeats=2, seed=4, keep_maps=1, progress=False
+        made("net", 4),
+        x,
+        target=3,
+        cascade=salience.Cascade(repeats=2, seed=4),
+        keep_maps=1,
+        progress=False,
     )
     with xarray.open_dataset("out/study.nc") as file:
         data = file.load()

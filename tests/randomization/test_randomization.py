@@ -10,7 +10,7 @@ import torch
 import xarray
 from hypothesis import given
 from hypothesis import strategies as st
-from randomized import ORDERS, SCORES, conv_net, images, run, values
+from randomized import ORDERS, SCORES, conv_net, images, run, study_of, values
 from reference_randomization import cases, draws, naive_test
 from scipy import stats
 from torch import nn
@@ -31,7 +31,7 @@ def test_scores_equal_the_naive_reference(name, order):
     case = CASES[name]
     scores = [*SCORES, "ssim"] if name == "residual" else SCORES
     options = {"order": order, "repeats": 2, "seed": 11, "weights": "own"}
-    data = salience.randomization_test(
+    data = study_of(
         case.model, case.x, case.methods, scores=scores, progress=False, **options,
         batch_size=None if name == "branching" else 2,  # it branches on the batch's mean
     )  # fmt: skip

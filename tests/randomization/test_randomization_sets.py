@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from randomized import ORDERS, SCORES, values
+from randomized import ORDERS, SCORES, study_of, values
 from reference_inputs import IDS, input_cases
 from reference_randomization import draws, first, naive_test, one_map, output, randomised_copies
 from scipy import stats
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import salience
 import salience.report
 from salience import SalienceError, plot
-from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.cascade import randomized_tapes
 from salience._randomization.weights import stages_of
 from salience._recording.run import run_pass
 from salience._study.provenance import data_fingerprint
@@ -28,7 +28,7 @@ SINGLE = [name for name, method in salience.methods.items() if method.run is Non
 
 def run(case: Any, methods: Any = "gradient", **options: Any) -> Any:
     options = {"repeats": 2, "target": 0, "progress": False, **options}
-    return salience.randomization_test(case.model, case.x, methods, **options)
+    return study_of(case.model, case.x, methods, **options)
 
 
 # -- the naive reference ---------------------------------------------------------------------------
@@ -64,7 +64,9 @@ def test_a_replay_embeds_by_the_random_table(name):
     tape = Tape(run_pass(case.model, case.x, keep=True))
     (number,) = (i for i, leaf in enumerate(tape.leaves) if leaf.embedded)
     ids = case.x if isinstance(case.x, Tensor) else case.x["ids"]
-    steps = cascade(case.model, tape, Recipe(seed=4), 0, set(range(len(case.stages))))
+    steps = randomized_tapes(
+        case.model, tape, salience.Cascade(seed=4), 0, set(range(len(case.stages)))
+    )
     copies = randomised_copies(case.model, draws(case, 4, 0, "own"), "top_down")
     changed = []
     for (_, replayed), copied in zip(steps, copies, strict=True):
@@ -86,7 +88,7 @@ def test_several_embeddings_of_the_same_ids_are_scored_together():
 
     net = Twice().double().eval()
     data = salience.randomization_test(
-        net, IDS, "gradient", 1, repeats=1, keep_maps=2, progress=False
+        net, IDS, "gradient", 1, cascade=salience.Cascade(repeats=1), keep_maps=2, progress=False
     )
     one, two = salience.record(net, IDS).explain("gradient", 1)
     kept = data["maps"].values[0, 0]
@@ -176,7 +178,7 @@ def test_arrays_and_no_container_change_nothing():
     case = CASES["tuple"]
     arrays = tuple(part.numpy() for part in case.x)
     found = salience.randomization_test(
-        case.model, arrays, "gradient", 0, repeats=2, progress=False
+        case.model, arrays, "gradient", 0, cascade=salience.Cascade(repeats=2), progress=False
     )
     np.testing.assert_array_equal(found.spearman, run(case).spearman)
     given = [part.clone() for part in case.x]
@@ -217,4 +219,6 @@ ERRORS: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 def test_what_cannot_be_tested(case):
     model, x, options, message = ERRORS[case]
     with pytest.raises(SalienceError, match=message):
-        salience.randomization_test(model, x, "gradient", 0, repeats=1, progress=False, **options)
+        salience.randomization_test(
+            model, x, "gradient", 0, cascade=salience.Cascade(repeats=1), progress=False, **options
+        )

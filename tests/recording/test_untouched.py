@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from randomized import study_of
 from torch import Tensor, nn
 
 import salience
@@ -72,8 +73,9 @@ class Caches(Net):
 
 
 def test(model: Any, x: Any, **options: Any) -> Any:
-    given = {"repeats": 1, "progress": False, "methods": ["gradient"], **options}
-    return salience.randomization_test(model, x, **given)
+    return study_of(
+        model, x, **{"repeats": 1, "progress": False, "methods": ["gradient"], **options}
+    )
 
 
 test.__test__ = False  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from report_pages import (
 )
 from torch import nn
 
-from salience import attribution_by_value, randomization_test, verdicts
+from salience import Cascade, attribution_by_value, randomization_test, verdicts
 from salience.report import build
 from salience.report._extras import quarters
 
@@ -192,7 +192,12 @@ def test_inputs_of_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     wide = int(np.prod(shape[1:]))
     net = nn.Sequential(nn.Flatten(), nn.Linear(wide, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     data = randomization_test(
-        net, torch.randn(shape), ["gradient"], repeats=2, keep_maps=2, progress=False
+        net,
+        torch.randn(shape),
+        ["gradient"],
+        cascade=Cascade(repeats=2),
+        keep_maps=2,
+        progress=False,
     )
     held = block_of(build(data, tmp_path / "a.html").read_text(), "study")["maps"]
     assert held["depth"] == (3 if shape[1:] == (3, 32, 32) else 1)
@@ -202,7 +207,7 @@ def test_inputs_of_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
 def test_an_efficient_test_is_told_in_its_own_terms(tmp_path: Path) -> None:
     x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     data = randomization_test(
-        small_net(), x, ["gradient"], kind="efficient", repeats=2, progress=False
+        small_net(), x, ["gradient"], kind="efficient", cascade=Cascade(repeats=2), progress=False
     )
     page = build(data, tmp_path / "a.html").read_text(encoding="utf-8")
     assert "rise of complexity" in page.replace("rise of\ncomplexity", "rise of complexity")

@@ -323,9 +323,14 @@ def test_methods_fall_into_their_groups_on_trained_lensing_networks(name):
 
 def test_deconvnet_gives_one_map_for_all_inputs_of_an_average_pool_network():
     data = salience.randomization_test(
-        lensing_network("average_pool"), lensing_like(3), ["deconvnet", "guided_backprop"],
-        target=1, scores=["spearman_abs"], repeats=3, progress=False,
-    )  # fmt: skip
+        lensing_network("average_pool"),
+        lensing_like(3),
+        ["deconvnet", "guided_backprop"],
+        target=1,
+        scores=["spearman_abs"],
+        cascade=salience.Cascade(repeats=3),
+        progress=False,
+    )
     found = {name: verdict.verdict for name, verdict in salience.verdicts(data).items()}
     assert found["deconvnet"] == "constant over inputs"
     assert found["guided_backprop"] != "constant over inputs"

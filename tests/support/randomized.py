@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 import xarray
@@ -9,13 +11,21 @@ from torch import Tensor, nn
 
 import salience
 
+CASCADE = [field.name for field in fields(salience.Cascade)]
 ORDERS = ["top_down", "bottom_up", "independent"]
 SCORES = ["spearman", "spearman_abs", "spearman_of_abs", "pearson"]
 
 
+def study_of(model, x, methods=None, **options) -> xarray.Dataset:
+    """The test, with the options of its cascade beside its own."""
+    own = {name: options.pop(name) for name in CASCADE if name in options}
+    cascade = salience.Cascade(**own)
+    return salience.randomization_test(model, x, methods, cascade=cascade, **options)
+
+
 def run(model, x, methods="gradient", **options) -> xarray.Dataset:
     options = {"repeats": 2, "target": 0, "progress": False, "scores": SCORES, **options}
-    return salience.randomization_test(model, x, methods, **options)
+    return study_of(model, x, methods, **options)
 
 
 def values(data: xarray.Dataset, name: str, method: str) -> np.ndarray:

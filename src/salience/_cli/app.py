@@ -55,7 +55,6 @@ app = typer.Typer(
 )
 
 _SETS = ("all", "single-pass")  # of methods, of which those that do not apply are left out
-_PASSED_ON = ("order", "repeats", "batch_norm", "retarget", "seed", "batch_size")
 
 
 @app.command("methods")
@@ -243,10 +242,10 @@ def _check(given: dict[str, Any]) -> None:
     chosen = opt.parse_methods(given["methods"])
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
-        "stages": opt.parse_stages(given["stages"]), "weights": given["init"],
+        "cascade": opt.parse_cascade(given), "retarget": given["retarget"],
         "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
         "parameters": opt.parse_parameters(given.get("param", []), chosen),
-        **{name: given.get(name) for name in _PASSED_ON},
+        "batch_size": given.get("batch_size"),
     }  # fmt: skip
     results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from salience import _names as names
 from salience._errors import NotApplicable, SalienceWarning, expected
 from salience._inputs import trees
-from salience._inputs.targets import Target, resolve, rows_of
+from salience._inputs.targets import Part, Target, resolve, rows_of
 from salience._names import ERRORS
 from salience._randomization import controls as control
-from salience._randomization.cascade import Recipe, cascade, ordered_stages
+from salience._randomization.cascade import ordered_stages, randomized_tapes
+from salience._randomization.options import Cascade
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
 from salience._study.stages import evenly_spread
@@ -39,19 +40,20 @@ class Comparison:
     def __init__(
         self,
         model: Callable[..., Any],
-        recipe: Recipe,
+        cascade: Cascade,
         methods: list[Method],
         scores: Mapping[str, Similarity],
-        repeats: int,
         controls: bool,
         parameters: Mapping[str, Mapping[str, Any]],
         smooth: bool = False,
         skip: bool = False,
+        output: Part = None,
     ) -> None:
-        self.model, self.recipe, self.methods = model, recipe, methods
+        self.model, self.cascade, self.methods = model, cascade, methods
         self.scores, self.smooth = scores, smooth
+        self.output = output
         self.skip = skip  # methods that do not apply, with a warning
-        self.repeats, self.controls, self.parameters = repeats, controls, parameters
+        self.repeats, self.controls, self.parameters = cascade.repeats, controls, parameters
         self.fixed: list[str] = []  # controls
         self.keep_maps = 0
         self.scored: list[int] = []
@@ -65,7 +67,7 @@ class Comparison:
 
     def plan(self, x: Any, stages: int | str) -> None:
         """Find the stages on a pass of one sample, and choose which are scored."""
-        run = partial(checked_pass, self.model, part=self.recipe.output, keep=True, given=x)
+        run = partial(checked_pass, self.model, part=self.output, keep=True, given=x)
         try:
             tape = Tape(run(some(x, slice(1))))
         except IndexError:  # samples that name one another, as nodes of a graph do
@@ -80,7 +82,7 @@ class Comparison:
             check_shown(x, tape.leaves)
         self._try_methods(tape)
         self.uncovered = {m.name: ", ".join(tape.coverage(m).uncovered) for m in self.methods}
-        found = ordered_stages(tape, self.recipe.order)
+        found = ordered_stages(tape, self.cascade.order)
         self.scored = evenly_spread(stages, len(found))
         self.stage_names = [found[i][1].name for i in self.scored]
         self.places, self.stage_count = [found[i][0] for i in self.scored], len(found)
@@ -106,7 +108,7 @@ class Comparison:
         """All scores of some samples: arrays (method, stage, repeat, sample)."""
         first, total, x = rows.start, trees.samples_of(x), some(x, rows)
         count = trees.samples_of(x)
-        tape = Tape(checked_pass(self.model, x, self.recipe.output, keep=True))
+        tape = Tape(checked_pass(self.model, x, self.output, keep=True))
         target = rows_of(target, rows, total, tape.output)
         fixed: Target = target if retarget else resolve(target, tape.output)
         trained = self._maps(tape, fixed)
@@ -123,7 +125,7 @@ class Comparison:
             _keep(tape, trained, results["maps"][:, 0])
         for repeat in range(self.repeats):
             maps: dict[str, Tensor] = {}
-            stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
+            stages = randomized_tapes(self.model, tape, self.cascade, repeat, self.scored)
             for number, randomised in stages:
                 place = self.scored.index(number)
                 maps = self._maps(randomised, fixed)
@@ -166,7 +168,7 @@ class Comparison:
         return [method.name for method in self.methods] + self.fixed
 
     def _maps(self, tape: Tape, target: Target) -> dict[str, Tensor]:
-        seed, maps = self.recipe.seed, {}
+        seed, maps = self.cascade.seed, {}
         for method in self.methods:
             given, used = self.parameters.get(method.name, {}), method
             if self.smooth and method.run is None:
@@ -191,7 +193,7 @@ class Comparison:
         """Scores that no stage changes, once for all stages; x in the form of its maps."""
         for name, maps in control.unchanging(x).items():
             self._score(self._prepared(maps), maps, results, (self.names.index(name),))
-        seed, row = self.recipe.seed, self.names.index(names.RANDOM_MAP)
+        seed, row = self.cascade.seed, self.names.index(names.RANDOM_MAP)
         fixed = self._prepared(control.random_maps(x, seed, 0, first))
         for repeat in range(self.repeats):
             maps = control.random_maps(x, seed, 1 + repeat, first)

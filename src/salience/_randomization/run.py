@@ -7,7 +7,8 @@ trained network. Stages share one recorded pass: what randomisation left alone i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 
@@ -19,8 +20,8 @@ from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
 from salience._names import RISE
-from salience._randomization.cascade import Recipe
 from salience._randomization.comparison import Comparison, Scores
+from salience._randomization.options import Cascade
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
 from salience._study.provenance import provenance
@@ -42,15 +43,10 @@ def randomization_test(
     x: Any,
     methods: str | Method | Sequence[str | Method] | None = None,
     target: Target = "argmax",
+    cascade: Cascade = Cascade(),  # noqa: B008  (frozen)
     *,
     kind: str = "standard",
-    order: str = "top_down",
-    repeats: int = 5,
-    stages: int | str = "all",
-    seed: int = 0,
     scores: Sequence[str] | None = None,
-    weights: str = "own",
-    batch_norm: str = "keep",
     retarget: bool = False,
     controls: bool = True,
     keep_maps: int = 0,
@@ -58,6 +54,7 @@ def randomization_test(
     batch_size: int | None = None,
     output: Part = None,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    **others: Never,
 ) -> xarray.Dataset:
     """Similarity of maps between the trained network and its randomised versions.
 
@@ -67,17 +64,10 @@ def randomization_test(
                 model's weights are, with a warning
     methods     names in `salience.methods`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
+    cascade     how the network is randomised: order, stages, repeats, weights, batch_norm, seed
     kind        "standard"; "smooth": maps are means over 10 noisy copies of the input; "efficient":
                 only the complexity of maps before and after full randomisation (Hedström 2024)
-    order       "top_down": from the output layer, cascading to the first one; "bottom_up";
-                "independent": one stage at a time
-    repeats     independent random networks
-    stages      "all", or how many evenly spread stages to score (all are randomised)
-    seed        of all random streams, one for each (repeat, stage)
     scores      names in `salience.similarities`; by default all that the maps' shape allows
-    weights     "own": each layer's initialiser; "normal"; "permute" (`randomize.random_weights`)
-    batch_norm  running statistics: "keep", "recalibrate" (from each batch of x), "reset"; the
-                affine part is randomised with its stage, to the identity under "own"
     retarget    decide the target anew on each randomised network
     controls    also score maps that cannot change, random maps and the plain gradient
     keep_maps   of how many samples to keep the maps of the first repeat, to look at them; of ids
@@ -106,25 +96,27 @@ def randomization_test(
 
     >>> import torch, salience
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> twice = salience.Cascade(repeats=2)
     >>> data = salience.randomization_test(
-    ...     net.eval(), torch.randn(3, 6), ["gradient"], repeats=2, progress=False)
+    ...     net.eval(), torch.randn(3, 6), ["gradient"], cascade=twice, progress=False)
     >>> dict(data.spearman.sizes)
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
+    _check_options(cascade, others)
     check_model(model)
     x = whole(model, x)
     check_input(model, x)
     count = trees.samples_of(x)
     if not count:
         raise expected("at least one sample", "none", "Look at how the data were chosen.")
-    _check_sizes(repeats, keep_maps, seed, batch_size)
+    whole_number("keep_maps", keep_maps, 0, "The default is 0: none are kept.")
+    if batch_size is not None:
+        whole_number("a batch size", batch_size, 1, "The default is 16.")
     if kind not in KINDS:
         raise unknown("kind of test", kind, KINDS)
-    recipe = Recipe(order, weights, batch_norm, seed, output)
     chosen = _chosen(methods, controls)
     options = {
-        "order": order, "repeats": repeats, "stages": stages, "seed": seed, "weights": weights,
-        "batch_norm": batch_norm, "retarget": int(retarget), "target": _described(target),
+        **asdict(cascade), "retarget": int(retarget), "target": _described(target),
         "output": str(output), "kind": kind,
     }  # fmt: skip
     table = _scores(scores, x) if kind != "efficient" else {RISE: complexity_rise}
@@ -132,13 +124,13 @@ def randomization_test(
     for name in given.keys() - {method.name for method in chosen}:
         raise unknown("method to give parameters to", name, [m.name for m in chosen])
     study = Comparison(
-        model, recipe, chosen, table, repeats, controls, given, kind == "smooth", methods is None
+        model, cascade, chosen, table, controls, given, kind == "smooth", methods is None, output
     )
     size = batch_size or min(count, SAMPLES_PER_TAPE)
     study.keep_maps = min(keep_maps, count)
     with torch.inference_mode(False), torch.enable_grad():
-        study.plan(x, stages if kind != "efficient" else 1)
-        with _bar(progress, count * repeats * len(study.scored)) as bar:
+        study.plan(x, cascade.stages if kind != "efficient" else 1)
+        with _bar(progress, count * cascade.repeats * len(study.scored)) as bar:
 
             def run(part: slice) -> Scores:
                 return study.run(x, part, target, retarget, bar.update)
@@ -147,12 +139,17 @@ def randomization_test(
     return study.dataset(results, {**options, **provenance(model, x)})
 
 
-def _check_sizes(repeats: int, keep_maps: int, seed: int, batch_size: int | None) -> None:
-    whole_number("repeats", repeats, 1, "The default is 5.")
-    whole_number("keep_maps", keep_maps, 0, "The default is 0: none are kept.")
-    whole_number("seed", seed, 0, "The default is 0.")
-    if batch_size is not None:
-        whole_number("a batch size", batch_size, 1, "The default is 16.")
+def _check_options(cascade: Cascade, others: Mapping[str, object]) -> None:
+    """Raise for what is no cascade, and, as Python does, for unknown keywords."""
+    known = [field.name for field in fields(Cascade)]
+    own = ", ".join(f"{name}={value!r}" for name, value in others.items() if name in known)
+    for name in others:
+        told = f"; did you mean cascade=salience.Cascade({own})?" if name in known else ""
+        got = f"got an unexpected keyword argument {name!r}"
+        raise TypeError(f"randomization_test() {got}{told}")
+    if not isinstance(cascade, Cascade):
+        cure = "Such as salience.Cascade(repeats=3)."
+        raise expected("a salience.Cascade for cascade", repr(cascade), cure)
 
 
 def _chosen(methods: Any, controls: bool) -> list[Method]:
