@@ -7,24 +7,24 @@ trained network. Stages share one recorded pass: what randomisation left alone i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, Never
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Never, NoReturn
 
 import torch
 
-from salience import _names as names
 from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
 from salience._inputs.validation import check_input, check_model, listed, whole_number
 from salience._memory import in_parts
-from salience._names import RISE
-from salience._randomization.comparison import Comparison, Scores
+from salience._names import POSITIVE_METHOD, RISE
+from salience._randomization.comparison import Batch, compared
+from salience._randomization.dataset import dataset_of
 from salience._randomization.options import Cascade
+from salience._randomization.plan import Plan, Question, planned
 from salience._scores.complexity import complexity_rise
 from salience._scores.similarity import Similarity, similarities
-from salience._study.provenance import provenance
 from salience._tape.explain import choose
 from salience._tape.together import is_single
 from salience.rules._table import Method
@@ -32,16 +32,17 @@ from salience.rules._table import methods as registry
 
 if TYPE_CHECKING:
     import xarray
+    from tqdm import tqdm
 
-KINDS = ("standard", "smooth", "efficient")
 SAMPLES_PER_TAPE = 16
+Methods = str | Method | Sequence[str | Method] | None
 SPATIAL = ("ssim", "hog")  # scores of maps with rows and columns of pixels
 
 
 def randomization_test(
     model: Callable[..., Any],
     x: Any,
-    methods: str | Method | Sequence[str | Method] | None = None,
+    methods: Methods = None,
     target: Target = "argmax",
     cascade: Cascade = Cascade(),  # noqa: B008  (frozen)
     *,
@@ -111,32 +112,39 @@ def randomization_test(
         raise expected("at least one sample", "none", "Look at how the data were chosen.")
     whole_number("keep_maps", keep_maps, 0, "The default is 0: none are kept.")
     if batch_size is not None:
-        whole_number("a batch size", batch_size, 1, "The default is 16.")
-    if kind not in KINDS:
-        raise unknown("kind of test", kind, KINDS)
-    chosen = _chosen(methods, controls)
-    options = {
-        **asdict(cascade), "retarget": int(retarget), "target": _described(target),
-        "output": str(output), "kind": kind,
-    }  # fmt: skip
-    table = _scores(scores, x) if kind != "efficient" else {RISE: complexity_rise}
-    given = dict(parameters or {})
-    for name in given.keys() - {method.name for method in chosen}:
-        raise unknown("method to give parameters to", name, [m.name for m in chosen])
-    study = Comparison(
-        model, cascade, chosen, table, controls, given, kind == "smooth", methods is None, output
+        whole_number("a batch size", batch_size, 1, f"The default is {SAMPLES_PER_TAPE}.")
+    question = Question(
+        model=model,
+        methods=_chosen(methods, controls),
+        target=target,
+        cascade=cascade,
+        kind=kind,
+        scores=_scores(scores, x, kind),
+        retarget=retarget,
+        controls=controls,
+        keep_maps=min(keep_maps, count),
+        output=output,
+        parameters=parameters or {},
+        all_that_apply=methods is None,
     )
-    size = batch_size or min(count, SAMPLES_PER_TAPE)
-    study.keep_maps = min(keep_maps, count)
     with torch.inference_mode(False), torch.enable_grad():
-        study.plan(x, cascade.stages if kind != "efficient" else 1)
-        with _bar(progress, count * cascade.repeats * len(study.scored)) as bar:
+        plan = planned(question, x)
+        batches = _batches(plan, x, batch_size or SAMPLES_PER_TAPE, progress)
+    return dataset_of(plan, x, batches)
 
-            def run(part: slice) -> Scores:
-                return study.run(x, part, target, retarget, bar.update)
 
-            results = [result for _, result in in_parts(run, count, size)]
-    return study.dataset(results, {**options, **provenance(model, x)})
+def _batches(plan: Plan, x: Any, size: int, progress: bool) -> list[Batch]:
+    """The scores of all samples, some of them at a time."""
+    batches: list[Batch] = []
+    count = trees.samples_of(x)
+    with _bar(progress, count * plan.question.cascade.repeats * len(plan.stages.names)) as bar:
+
+        def run(rows: slice) -> Batch:
+            return compared(plan, x, rows, batches[-1] if batches else None, bar.update)
+
+        for _, batch in in_parts(run, count, size):
+            batches.append(batch)
+    return batches
 
 
 def _check_options(cascade: Cascade, others: Mapping[str, object]) -> None:
@@ -152,16 +160,18 @@ def _check_options(cascade: Cascade, others: Mapping[str, object]) -> None:
         raise expected("a salience.Cascade for cascade", repr(cascade), cure)
 
 
-def _chosen(methods: Any, controls: bool) -> list[Method]:
+def _chosen(methods: Methods, controls: bool) -> tuple[Method, ...]:
     if methods is None:
-        return [method for method in registry.values() if method.run is None]
+        return tuple(method for method in registry.values() if method.run is None)
     chosen = choose(methods)
-    if controls and names.POSITIVE_METHOD not in [method.name for method in chosen]:
-        chosen.append(registry[names.POSITIVE_METHOD])
-    return chosen
+    if controls and POSITIVE_METHOD not in [method.name for method in chosen]:
+        chosen.append(registry[POSITIVE_METHOD])
+    return tuple(chosen)
 
 
-def _scores(scores: Sequence[str] | None, x: Any) -> dict[str, Similarity]:
+def _scores(scores: Sequence[str] | None, x: Any, kind: str) -> dict[str, Similarity]:
+    if kind == "efficient":
+        return {RISE: complexity_rise}
     if scores is None:  # HOG needs three cells
         image = is_single(x) and x.ndim == 4 and min(x.shape[-2:]) >= 24
         return {k: score for k, score in similarities.items() if image or k not in SPATIAL}
@@ -177,16 +187,13 @@ def check_score(name: str, x: Any) -> None:
     """Raise for a score of pixels where maps have none."""
     if name in SPATIAL and not is_single(x):
         raise expected(
-            f"a single floating-point input for {name}", "several inputs, or ids",
+            f"a single floating-point input for {name}",
+            "several inputs, or ids",
             "Use spearman or pearson, which take maps of any shape.",
-        )  # fmt: skip
+        )
 
 
-def _described(target: Target) -> str:
-    return getattr(target, "__name__", "function") if callable(target) else str(target)
-
-
-def _bar(progress: bool, total: int) -> Any:
+def _bar(progress: bool, total: int) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
     return tqdm(total=total, disable=not progress, unit="map", desc="randomisation test")

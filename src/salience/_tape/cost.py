@@ -142,7 +142,7 @@ def _gradient(model: Model, x: Any, wanted: Wanted, output: Part) -> Callable[[]
                 "a model that plain autograd has a gradient of, for the unit of cost",
                 f"{type(error).__name__}: {error}",
                 "Time salience.explain, whose passes may do without.",
-            ) from error  # fmt: skip
+            ) from error
 
     return run
 
