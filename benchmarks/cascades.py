@@ -33,12 +33,14 @@ Explain = Callable[..., Any]
 @contextmanager
 def _ours(options: dict[str, Any], model: nn.Module, x: Tensor, chosen: Tensor) -> Iterator[Any]:
     target = chosen.tolist()
-    yield (
-        lambda: (
-            salience.randomization_test(
-                model, x, target=target, repeats=1, progress=False, batch_size=len(x), **options
-            ).data
-        )
+    yield lambda: salience.randomization_test(
+        model,
+        x,
+        target=target,
+        cascade=salience.Cascade(repeats=1),
+        progress=False,
+        batch_size=len(x),
+        **options,
     )
 
 

@@ -56,7 +56,7 @@ def check(network: nn.Module, x: Tensor, console: Console) -> None:
     )
     started = time.perf_counter()
     study = salience.randomization_test(
-        network, x[:TESTED], stages=STAGES, repeats=REPEATS, keep_maps=1
+        network, x[:TESTED], cascade=salience.Cascade(stages=STAGES, repeats=REPEATS), keep_maps=1
     )
     console.print(f"{time.perf_counter() - started:.0f} s", style="dim")
     console.print(Text(str(study)))

@@ -12,8 +12,8 @@ from subject import COSMOLOGIES, NETWORKS, OUTPUTS, Subject
 from torch import Tensor, nn
 
 import salience
-from salience import Maps, Method
-from salience._randomization.cascade import Recipe, cascade, ordered_stages
+from salience import Cascade, Maps, Method
+from salience._randomization.cascade import ordered_stages, randomized_tapes
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
 
@@ -75,7 +75,7 @@ def measure_cascade(subject: Subject) -> xarray.Dataset:
     network, target = subject.network, OUTPUTS.index("sigma_8")
     tape = Tape(run_pass(network, subject.x[:1], keep=True))
     names = [stage.name for _, stage in ordered_stages(tape, "top_down")]
-    stages = cascade(network, tape, Recipe(seed=RANDOM_WEIGHTS), 0, set(range(len(names))))
+    stages = randomized_tapes(network, tape, Cascade(seed=RANDOM_WEIGHTS), 0, range(len(names)))
     tapes = [tape, *(randomised for _, randomised in stages)]
     values = [[t.explain(m, target)[0, 0].numpy() for t in tapes] for m in SINGLE]
     coordinates = {"method": SINGLE, "stage": ["trained", *names]}
@@ -83,12 +83,14 @@ def measure_cascade(subject: Subject) -> xarray.Dataset:
 
 
 def randomised(
-    subject: Subject, count: int, methods: Sequence[str | Method], output: str, **options: Any
-) -> xarray.Dataset:
+    subject: Subject, count: int, methods: Sequence[str | Method], output: str,
+    repeats: int = REPEATS, stages: int | str = "all", **options: Any,
+) -> xarray.Dataset:  # fmt: skip
     """The randomisation test on the first `count` maps."""
+    cascade = Cascade(stages=stages, repeats=repeats, seed=RANDOM_WEIGHTS)
     return salience.randomization_test(
-        subject.network, subject.x[:count], methods, OUTPUTS.index(output), seed=RANDOM_WEIGHTS,
-        scores=("spearman", "spearman_abs"), progress=False, **{"repeats": REPEATS, **options},
+        subject.network, subject.x[:count], methods, OUTPUTS.index(output), cascade,
+        scores=("spearman", "spearman_abs"), progress=False, **options,
     ).data  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, SalienceWarning
+from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
@@ -18,6 +19,7 @@ from salience._study.judge import verdicts
 from salience._study.maps import Maps
 from salience._study.study import Study
 from salience._study.verdicts import Verdict, Verdicts
+from salience._tape.cost import cost
 from salience._tape.coverage import Coverage
 from salience._tape.explain import explain
 from salience._tape.tape import Tape, record
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from salience import adapters, models, plot, report, rules
 
 __all__ = [
+    "Cascade",
     "Coverage",
     "Maps",
     "Method",
@@ -41,6 +44,7 @@ __all__ = [
     "__version__",
     "adapters",
     "attribution_by_value",
+    "cost",
     "explain",
     "methods",
     "models",

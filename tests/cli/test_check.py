@@ -77,11 +77,16 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
                      "--show", 1)  # fmt: skip
     x = torch.from_numpy(np.load("x.npy"))
     expected = salience.randomization_test(
-        made("net", 4), x, target=3, repeats=2, seed=4, keep_maps=1, progress=False
+        made("net", 4),
+        x,
+        target=3,
+        cascade=salience.Cascade(repeats=2, seed=4),
+        keep_maps=1,
+        progress=False,
     ).data
     with xarray.open_dataset("out/study.nc") as file:
         data = file.load()
-    for name in set(expected.data_vars) - {"cost"}:  # a measured time
+    for name in expected.data_vars:
         np.testing.assert_array_equal(data[name], expected[name], err_msg=str(name))
     for name in ("method", "stage", "role", "map_stage"):
         assert list(data[name].values) == list(expected[name].values)
@@ -152,6 +157,27 @@ def test_images_and_the_file_of_weights_are_named(folder):
     assert CliRunner().invoke(app, ["report", "out", "-o", "page.html"]).exit_code == 0
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert '<option value="0">a &lt;b&gt;.png</option>' in page
+
+
+def test_costs_are_printed_on_request(folder):
+    arguments = ("nets.py:table", "t.npy", "--methods", "lrp_epsilon", "--repeats", 1)
+    (line,) = (line for line in checked(*arguments, "--cost").stdout.splitlines()
+               if "│ lrp_epsilon" in line)  # fmt: skip
+    assert float(line.split("│")[5]) > 0
+    with xarray.open_dataset("out/study.nc") as data:
+        assert "cost" not in data
+    plain = checked(*arguments, "--overwrite").stdout
+    assert "cost" not in plain and "│ lrp_epsilon" in plain
+
+
+def test_a_cost_that_cannot_be_measured_does_not_lose_the_test(folder, monkeypatch):
+    def refused(*args, **options):
+        raise salience.SalienceError("expected a clock; got none.")
+
+    monkeypatch.setattr("salience._cli.costs.cost", refused)
+    result = checked("nets.py:table", "t.npy", "--methods", "gradient", "--repeats", 1, "--cost")
+    assert "The cost was not measured: expected a clock" in result.stdout
+    assert "│ gradient" in result.stdout and (folder / "out/study.nc").exists()
 
 
 def test_progress_is_told_on_stderr(folder):

@@ -186,9 +186,14 @@ def test_check_of_ids_keeps_relevance_per_token(folder):
     _, data = checked("nets.py:Text", "ids.npy", "--output", "0.scores", "--target", 1,
                       "--methods", "lrp_epsilon", "--show", 2)  # fmt: skip
     expected = salience.randomization_test(
-        made("Text"), torch.from_numpy(IDS), "lrp_epsilon", 1, repeats=1, output="0.scores",
+        made("Text"),
+        torch.from_numpy(IDS),
+        "lrp_epsilon",
+        1,
+        cascade=salience.Cascade(repeats=1),
+        output="0.scores",
         progress=False,
-    ).data  # fmt: skip
+    ).data
     assert list(data.stage.values) == ["head.weight", "mix.weight", "words.weight"]
     for score in ("spearman", "spearman_abs", "spearman_of_abs", "pearson"):
         np.testing.assert_array_equal(data[score], expected[score])

@@ -36,7 +36,13 @@ def explained(x: Any, model: Callable[..., Any] | None = None, **options: Any) -
 
 def randomized(x: Any, model: Callable[..., Any] | None = None) -> np.ndarray[Any, Any]:
     data = salience.randomization_test(
-        model or dense(), x, "gradient", 1, repeats=1, scores="spearman", progress=False
+        model or dense(),
+        x,
+        "gradient",
+        1,
+        cascade=salience.Cascade(repeats=1),
+        scores="spearman",
+        progress=False,
     ).data
     return data["spearman"].values
 
@@ -163,9 +169,14 @@ def test_float64_for_a_float32_model_is_converted_and_said_once(form):
 def test_the_test_and_record_convert_as_explain_does():
     with pytest.warns(SalienceWarning, match=CONVERTED) as caught:
         data = salience.randomization_test(
-            dense(), ROWS.astype(float), "gradient", 1, repeats=1, scores="spearman",
+            dense(),
+            ROWS.astype(float),
+            "gradient",
+            1,
+            cascade=salience.Cascade(repeats=1),
+            scores="spearman",
             progress=False,
-        ).data  # fmt: skip
+        ).data
     assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(data["spearman"].values, randomized(ROWS))
     with pytest.warns(SalienceWarning, match=CONVERTED) as caught:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from randomized import study_of
 from report_pages import small_study
 from torch import nn
 from typer.testing import CliRunner
@@ -37,9 +38,7 @@ def explain(**given: Any) -> Any:
 
 def check(**given: Any) -> Any:
     options = {"repeats": 1, "progress": False, **given}
-    return salience.randomization_test(
-        **{"model": net(), "x": X, "methods": "gradient", **options}
-    ).data
+    return study_of(**{"model": net(), "x": X, "methods": "gradient", **options})
 
 
 def both(case: str, given: dict[str, Any], message: str) -> dict[str, Any]:

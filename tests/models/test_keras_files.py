@@ -179,7 +179,9 @@ def test_stages_weights_and_an_untouched_network(saved):
     assert {"conv.kernel", "bn.gamma", "bn.beta", "head.bias"} <= names
     assert {"bn.moving_mean", "bn2.moving_variance"} <= {n for n, _ in loaded.named_buffers()}
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
-    study = salience.randomization_test(loaded, x, ["gradient"], 1, repeats=1).data
+    study = salience.randomization_test(
+        loaded, x, ["gradient"], 1, cascade=salience.Cascade(repeats=1)
+    ).data
     assert study["stage"].values.tolist() == [
         "head.kernel", "linear.kernel", "conv2.kernel", "conv.kernel"
     ]  # fmt: skip

@@ -62,7 +62,9 @@ def test_the_randomisation_test_finds_the_stages(tmp_path):
     net, x = make(), images()
     loaded = load_model(str(export(net, tmp_path / "net.pt2", "dynamic", x)))
     names = [
-        salience.randomization_test(model, x, ["gradient"], 1, repeats=1).stages
+        salience.randomization_test(
+            model, x, ["gradient"], 1, cascade=salience.Cascade(repeats=1)
+        ).stages
         for model in (net, loaded)
     ]
     assert names[0] == names[1]

@@ -72,7 +72,9 @@ def test_stages_and_an_untouched_network(tmp_path):
     net, x = make(), images()
     loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", "old", x)))
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
-    study = salience.randomization_test(loaded, x, ["gradient"], 1, repeats=1).data
+    study = salience.randomization_test(
+        loaded, x, ["gradient"], 1, cascade=salience.Cascade(repeats=1)
+    ).data
     assert len(study["stage"]) == 4
     after = loaded.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -9,6 +9,7 @@ import torch
 from chosen import chosen
 from figures_read import assert_readable, texts
 from matplotlib.figure import Figure
+from randomized import study_of
 from torch import nn
 
 import salience
@@ -43,7 +44,7 @@ def deep(stages, **options):
             nn.init.dirac_(layer["depthwise_separable_convolution"].weight)
         x = torch.rand(2, 2, 8, 8)
     options = {"repeats": 2, "keep_maps": 2, "progress": False, **options}
-    return salience.randomization_test(network, x, target=0, **options).data
+    return study_of(network, x, target=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,12 @@ def test_inputs_of_every_shape(shape):
     shape = torch.Size(shape)
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     data = salience.randomization_test(
-        Weighted().eval(), x, ["gradient"], repeats=2, keep_maps=1, progress=False
+        Weighted().eval(),
+        x,
+        ["gradient"],
+        cascade=salience.Cascade(repeats=2),
+        keep_maps=1,
+        progress=False,
     ).data
     assert_readable(plot.similarity(data))
     assert_readable(plot.cascade(data))
@@ -183,7 +189,7 @@ def test_names_are_literal_and_figures_their_own():
     code = (
         "import sys, torch, salience, salience.plot as p\n"
         "data = salience.randomization_test(torch.nn.Linear(6, 2).eval(), torch.rand(2, 6),\n"
-        "    'gradient', repeats=1, keep_maps=1, progress=False)\n"
+        "    'gradient', keep_maps=1, progress=False)\n"
         "p.similarity(data), p.cascade(data)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

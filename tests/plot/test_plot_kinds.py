@@ -125,7 +125,13 @@ def study(net: nn.Module, x: Tensor):
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
     return salience.randomization_test(
-        net.eval(), x, "lrp_epsilon", 0, repeats=1, keep_maps=2, progress=False
+        net.eval(),
+        x,
+        "lrp_epsilon",
+        0,
+        cascade=salience.Cascade(repeats=1),
+        keep_maps=2,
+        progress=False,
     ).data
 
 

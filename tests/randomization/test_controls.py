@@ -21,7 +21,12 @@ def test_controls():
     x = images(3, 3, 64, 64)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     data = salience.randomization_test(
-        net.eval(), x, ["lrp_epsilon"], target=0, repeats=3, progress=False
+        net.eval(),
+        x,
+        ["lrp_epsilon"],
+        target=0,
+        cascade=salience.Cascade(repeats=3),
+        progress=False,
     ).data
     names = ["lrp_epsilon", "gradient", "input", "edges", "random_map"]
     assert list(data.method.values) == names
@@ -126,7 +131,12 @@ def test_a_users_method_that_cannot_change_and_one_of_noise():
     detector = salience.Method("edge_detector", "edges of x", "here", run=sobel)
     random = salience.Method("noise", "new noise for every map", "here", run=noise)
     data = salience.randomization_test(
-        conv_net(1), images(4, 1, 128, 128), [detector, random], target=0, repeats=3, progress=False
+        conv_net(1),
+        images(4, 1, 128, 128),
+        [detector, random],
+        target=0,
+        cascade=salience.Cascade(repeats=3),
+        progress=False,
     ).data
     verdicts = salience.verdicts(data)
     assert verdicts["edge_detector"].retention == pytest.approx(1, abs=1e-12)

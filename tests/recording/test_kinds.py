@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import salience
-from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.cascade import randomized_tapes
 from salience._randomization.comparison import SMOOTH_DRAWS
 from salience._recording.run import run_pass
 from salience._scores.complexity import complexity
@@ -41,13 +41,19 @@ def test_complexity_is_undefined_for_constant_maps_and_nan():
 def test_efficient_compares_the_complexity_of_trained_and_fully_random_maps():
     net = network()
     data = salience.randomization_test(
-        net, X, ["gradient", "guided_backprop"], 1, kind="efficient", repeats=2, progress=False
+        net,
+        X,
+        ["gradient", "guided_backprop"],
+        1,
+        kind="efficient",
+        cascade=salience.Cascade(repeats=2),
+        progress=False,
     ).data
     assert data.sizes["stage"] == 1
     tape = Tape(run_pass(net, X, keep=True))
     before = complexity(tape.explain("guided_backprop", 1))
     for repeat in range(2):
-        ((_, randomised),) = cascade(net, tape, Recipe(), repeat, {2})
+        ((_, randomised),) = randomized_tapes(net, tape, salience.Cascade(), repeat, {2})
         after = complexity(randomised.explain("guided_backprop", 1))
         rise = data["complexity_rise"].sel({"method": "guided_backprop"})[0, repeat].values
         np.testing.assert_allclose(rise, (after - before) / before, atol=1e-12)
@@ -63,12 +69,19 @@ def test_efficient_compares_the_complexity_of_trained_and_fully_random_maps():
 def test_smooth_compares_means_over_noisy_copies():
     net = network()
     data = salience.randomization_test(
-        net, X, ["deconvnet"], 1, kind="smooth", repeats=1, scores=["spearman"], progress=False
+        net,
+        X,
+        ["deconvnet"],
+        1,
+        kind="smooth",
+        cascade=salience.Cascade(repeats=1),
+        scores=["spearman"],
+        progress=False,
     ).data
     tape = Tape(run_pass(net, X, keep=True))
     smooth = {"base": "deconvnet", "n": SMOOTH_DRAWS}
     trained = tape.explain("smoothgrad", 1, **smooth)
-    for number, randomised in cascade(net, tape, Recipe(), 0, {0, 1, 2}):
+    for number, randomised in randomized_tapes(net, tape, salience.Cascade(), 0, {0, 1, 2}):
         maps = randomised.explain("smoothgrad", 1, **smooth)
         expected = salience.similarities["spearman"](trained, maps)
         found = data["spearman"].sel({"method": "deconvnet"})[number, 0].values

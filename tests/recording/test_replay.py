@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
 from salience._errors import SalienceError
-from salience._randomization.cascade import Recipe, cascade, ordered_stages
+from salience._randomization.cascade import ordered_stages, randomized_tapes
 from salience._randomization.weights import stages_of
 from salience._recording.linear_sites import Weights
 from salience._recording.replay import can_replay, replay
@@ -42,7 +42,9 @@ def steps(model: nn.Module, x: Tensor, **options):
     """(number in the cascade, tape) of every stage of repeat 0."""
     tape = Tape(run_pass(model, x, keep=True))
     count = len(ordered_stages(tape, "top_down"))
-    return tape, list(cascade(model, tape, Recipe(**options), 0, set(range(count))))
+    return tape, list(
+        randomized_tapes(model, tape, salience.Cascade(**options), 0, set(range(count)))
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -182,7 +184,7 @@ def test_only_operations_that_read_something_changed_are_run(order):
     tape = Tape(run_pass(model, x, keep=True))
     with Count() as count:
         runs = []
-        for _ in cascade(model, tape, Recipe(order=order), 0, set(range(n))):
+        for _ in randomized_tapes(model, tape, salience.Cascade(order=order), 0, set(range(n))):
             runs.append(count.forward - sum(runs))
     expected = {
         "top_down": [1, 2, 3, 4, 5],  # the last convolution, the last two, ...
@@ -201,7 +203,7 @@ def test_methods_share_the_replayed_pass():
     model, x = conv_chain(n), torch.rand(2, 2, 8, 8)
     tape = Tape(run_pass(model, x, keep=True))
     with Count() as count:
-        _, replayed = next(cascade(model, tape, Recipe(), 0, {0}))
+        _, replayed = next(randomized_tapes(model, tape, salience.Cascade(), 0, {0}))
         assert (count.forward, count.backward) == (1, 0)
         walks = {"gradient": 1, "input_x_gradient": 1, "guided_backprop": 2, "deconvnet": 3,
                  "lrp_epsilon": 4}  # fmt: skip
@@ -218,7 +220,7 @@ def test_what_is_below_the_stage_serves_all_stages():
     tape.explain("excitation_backprop", 0)
     forward = []
     with Count() as count:
-        for _, replayed in cascade(model, tape, Recipe(), 0, set(range(n))):
+        for _, replayed in randomized_tapes(model, tape, salience.Cascade(), 0, set(range(n))):
             count.forward = 0
             replayed.explain("excitation_backprop", 0)
             forward.append(count.forward)
@@ -345,13 +347,20 @@ def test_methods_of_many_passes_need_the_statistics_of_training(batch_norm):
     model, x = norm_net(True)
     with pytest.raises(SalienceError, match="expected batch_norm='keep' where the model itself"):
         salience.randomization_test(
-            model, x, ["smoothgrad"], batch_norm=batch_norm, repeats=1, progress=False
+            model,
+            x,
+            ["smoothgrad"],
+            cascade=salience.Cascade(batch_norm=batch_norm, repeats=1),
+            progress=False,
         )
     with pytest.raises(SalienceError, match="expected batch_norm='keep' where the model itself"):
         salience.randomization_test(
-            CASES["opaque"].model, CASES["opaque"].x, ["gradient"], batch_norm=batch_norm,
-            repeats=1, progress=False,
-        )  # fmt: skip
+            CASES["opaque"].model,
+            CASES["opaque"].x,
+            ["gradient"],
+            cascade=salience.Cascade(batch_norm=batch_norm, repeats=1),
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize("method", ["smoothgrad", "integrated_gradients"])

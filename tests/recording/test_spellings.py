@@ -67,10 +67,11 @@ def test_an_activation_in_its_parts(own, spelled):
 
 @pytest.mark.parametrize(("own", "spelled"), PAIRS)
 def test_an_activation_in_its_parts_when_replayed(own, spelled):
-    options = {"repeats": 1, "controls": False, "progress": False, "scores": ["pearson"]}
+    options = {"controls": False, "progress": False, "scores": ["pearson"]}
+    once = salience.Cascade(repeats=1)
     methods = ["lrp_epsilon", "guided_backprop", "lrp_alpha_beta"]
     one, two = (
-        salience.randomization_test(Net(f).eval(), inputs(), methods, 1, **options).data
+        salience.randomization_test(Net(f).eval(), inputs(), methods, 1, once, **options).data
         for f in (own, spelled)
     )
     torch.testing.assert_close(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import salience
 from salience import SalienceError
-from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.cascade import randomized_tapes
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import replay
 from salience._recording.run import run_pass
@@ -237,7 +237,9 @@ def test_replay_with_another_table_equals_a_new_pass(method: str):
 def test_a_cascade_randomises_the_embedding_as_a_stage():
     net = Text()
     tape = Tape(run_pass(net, IDS, keep=True))
-    tapes = [t for _, t in cascade(net, tape, Recipe(weights="normal"), 0, {0, 1, 2})]
+    tapes = [
+        t for _, t in randomized_tapes(net, tape, salience.Cascade(weights="normal"), 0, {0, 1, 2})
+    ]
     assert len(tapes) == 3
     embedded = [t.leaves[0].tensor for t in (tape, *tapes)]
     assert torch.equal(embedded[0], embedded[1]) and torch.equal(embedded[0], embedded[2])

@@ -235,9 +235,9 @@ def test_variables_of_other_libraries_are_the_parameters_that_they_hold():
         )
         close(one, two)
     stages = [
-        salience.randomization_test(net, images(), "gradient", 1, repeats=1)
-        .data["stage"]
-        .values.tolist()
+        salience.randomization_test(
+            net, images(), "gradient", 1, cascade=salience.Cascade(repeats=1)
+        ).stages
         for net in (own, other)
     ]
     assert stages[0] == stages[1]

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from traps import RULED, close, gradient_of
 
 import salience
-from salience._randomization.cascade import Recipe, cascade
+from salience._randomization.cascade import randomized_tapes
 from salience._randomization.weights import random_weights, stages_of
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
@@ -304,7 +304,9 @@ def test_what_a_model_reads_of_its_values_is_read_again(name: str):
     for repeat in range(4):
         copied = copy.deepcopy(model)
         named = dict(copied.named_parameters())
-        randomised = cascade(model, tape, Recipe(), repeat, set(range(len(stages))))
+        randomised = randomized_tapes(
+            model, tape, salience.Cascade(), repeat, set(range(len(stages)))
+        )
         for (place, stage), (_, replayed) in zip(stages, randomised, strict=True):
             drawn = random_weights(model, tape.recording.trace, stage, (0, repeat, place))
             with torch.no_grad():
@@ -318,6 +320,6 @@ def test_what_a_model_reads_of_its_values_is_read_again(name: str):
 def test_methods_of_many_passes_need_parameters_that_are_registered():
     scale = [torch.rand(8, dtype=torch.float64, requires_grad=True)]
     model = Dense(lambda net, x: net.two((net.one(x) * scale[0]).relu()))
-    options: Any = {"methods": ["gradient", "smoothgrad"], "repeats": 1}
+    methods, once = ["gradient", "smoothgrad"], salience.Cascade(repeats=1)
     with pytest.raises(salience.SalienceError, match="registered with the model"):
-        salience.randomization_test(model, numbers(3, 6), **options)
+        salience.randomization_test(model, numbers(3, 6), methods, cascade=once)

@@ -110,6 +110,12 @@ def test_errors(given, match):
 
 def test_the_randomisation_test_takes_composites():
     data = salience.randomization_test(
-        NET, X, ["lrp_composite"], 1, repeats=1, progress=False, scores=["spearman"]
+        NET,
+        X,
+        ["lrp_composite"],
+        1,
+        cascade=salience.Cascade(repeats=1),
+        progress=False,
+        scores=["spearman"],
     ).data
     assert torch.isfinite(torch.as_tensor(data["spearman"].values)).all()

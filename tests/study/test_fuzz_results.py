@@ -19,7 +19,7 @@ import torch
 import xarray
 from report_pages import small_net
 
-from salience import SalienceError, explain, randomization_test
+from salience import Cascade, SalienceError, explain, randomization_test
 from salience._cli.report import report_command
 from salience._cli.results import save_study
 
@@ -55,7 +55,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     names, net = ["gradient", "lrp_epsilon", "guided_backprop"], small_net()
     study = randomization_test(
-        net, x, names, repeats=2, keep_maps=2, progress=False, scores=["spearman_abs", "ssim"]
+        net,
+        x,
+        names,
+        cascade=Cascade(repeats=2),
+        keep_maps=2,
+        progress=False,
+        scores=["spearman_abs", "ssim"],
     )
     folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "maps")}
     for name in ("nc", "zarr"):

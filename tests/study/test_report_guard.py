@@ -26,7 +26,7 @@ SECRET = 0.123456789
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
-    study = small_study()
+    study = small_study().assign(extra=("method", np.linspace(1, 2, 13)))
     for name in ("study.nc", "study.zarr"):
         write(study, folder / name, Path(name).suffix)
     return folder
@@ -67,7 +67,7 @@ def linked(file: h5py.File, outside: Path) -> None:
 
 
 def soft(file: h5py.File, outside: Path) -> None:
-    file["x"] = h5py.SoftLink("/cost")
+    file["x"] = h5py.SoftLink("/extra")
 
 
 def looped(file: h5py.File, outside: Path) -> None:
@@ -88,7 +88,7 @@ def huge(file: h5py.File, outside: Path) -> None:
 
 
 def described(file: h5py.File, outside: Path) -> None:
-    file["cost"].attrs["x"] = np.zeros(1, [("a", "f8"), ("b", "i4")])
+    file["extra"].attrs["x"] = np.zeros(1, [("a", "f8"), ("b", "i4")])
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def edit(folder: Path, name: str, **changes: object) -> None:
 
 
 def link_a_chunk(store: Path) -> None:
-    chunk = store / "cost" / "c" / "0"
+    chunk = store / "extra" / "c" / "0"
     chunk.rename(store.with_name("secret"))
     chunk.symlink_to(store.with_name("secret"))
 
 
 def link_an_array(store: Path) -> None:
-    (store / "cost").rename(store.with_name("outside"))
-    (store / "cost").symlink_to(store.with_name("outside"))
+    (store / "extra").rename(store.with_name("outside"))
+    (store / "extra").symlink_to(store.with_name("outside"))
 
 
 def pickled(store: Path) -> None:
@@ -135,37 +135,37 @@ def pickled(store: Path) -> None:
 
 
 def unlisted(store: Path) -> None:
-    edit(store, "cost", codecs=[{"name": "numcodecs.pickle", "configuration": {}}])
+    edit(store, "extra", codecs=[{"name": "numcodecs.pickle", "configuration": {}}])
 
 
 def sharded(store: Path) -> None:
-    edit(store, "cost", codecs=[{"name": "sharding_indexed", "configuration": {}}])
+    edit(store, "extra", codecs=[{"name": "sharding_indexed", "configuration": {}}])
 
 
 def consolidated(store: Path) -> None:
-    array = json.loads((store / "cost" / "zarr.json").read_text()) | {"codecs": ["numcodecs.x"]}
-    edit(store, ".", consolidated_metadata={"kind": "inline", "metadata": {"cost": array}})
+    array = json.loads((store / "extra" / "zarr.json").read_text()) | {"codecs": ["numcodecs.x"]}
+    edit(store, ".", consolidated_metadata={"kind": "inline", "metadata": {"extra": array}})
 
 
 def objects(store: Path) -> None:
-    edit(store, "cost", data_type={"name": "structured", "configuration": {}})
+    edit(store, "extra", data_type={"name": "structured", "configuration": {}})
 
 
 def transformed(store: Path) -> None:
-    edit(store, "cost", storage_transformers=[{"name": "x"}])
+    edit(store, "extra", storage_transformers=[{"name": "x"}])
 
 
 def unbounded(store: Path) -> None:
     grid = {"name": "regular", "configuration": {"chunk_shape": [10**12]}}
-    edit(store, "cost", shape=[10**12], chunk_grid=grid)
+    edit(store, "extra", shape=[10**12], chunk_grid=grid)
 
 
 def older(store: Path) -> None:
-    edit(store, "cost", zarr_format=2)
+    edit(store, "extra", zarr_format=2)
 
 
 def piped(store: Path) -> None:
-    os.mkfifo(store / "cost" / "c" / "1")
+    os.mkfifo(store / "extra" / "c" / "1")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_consolidated_store_and_an_array_of_fill_values_are_read(
 ) -> None:
     with xarray.open_zarr(stores / "study.zarr", consolidated=False) as held:
         held = held.load()
-    held["cost"] = held["cost"] * np.nan
+    held["extra"] = held["extra"] * np.nan
     held.drop_encoding().to_zarr(tmp_path / "study.zarr", consolidated=True, zarr_format=3)
     with open_study(tmp_path).data as read:
-        assert np.isnan(read["cost"].values).all()
+        assert np.isnan(read["extra"].values).all()
         np.testing.assert_array_equal(read["maps"].values, held["maps"].values)
 
 
@@ -237,11 +237,11 @@ UNSIZED = b"\x28\xb5\x2f\xfd\x00\x50" + b"\x02\x00\x10\x00" * 400 + b"\x03\x00\x
 def test_a_chunk_of_zarr_that_unpacks_to_more_is_refused(
     zarr: Path, chunk: bytes, message: str
 ) -> None:
-    (zarr / "cost" / "c" / "0").write_bytes(frame(104))
+    (zarr / "extra" / "c" / "0").write_bytes(frame(104))
     with open_study(zarr).data as held:
-        np.testing.assert_array_equal(held["cost"].values, np.zeros(13))
-    (zarr / "cost" / "c" / "0").write_bytes(chunk)
-    with pytest.raises(SalienceError, match=f"got cost .*{message}"):
+        np.testing.assert_array_equal(held["extra"].values, np.zeros(13))
+    (zarr / "extra" / "c" / "0").write_bytes(chunk)
+    with pytest.raises(SalienceError, match=f"got extra .*{message}"):
         open_study(zarr)
 
 

@@ -106,7 +106,7 @@ def test_what_is_undefined_or_missing_is_no_damage(study: xarray.Dataset, tmp_pa
     study = value("spearman_abs", np.nan)(study)
     maps = study["maps"].astype(np.float64).copy(deep=True)
     maps.values.flat[:4] = np.nan, np.inf, 1e308, -1e39
-    study = study.assign({"maps": maps}).drop_vars(["uncovered", "cost", "conservation_error"])
+    study = study.assign({"maps": maps}).drop_vars(["uncovered", "conservation_error"])
     write(study, tmp_path / "study.nc", ".nc")
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(tmp_path), "-o", str(page)])

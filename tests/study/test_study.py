@@ -122,7 +122,12 @@ def test_what_is_undefined_is_a_dash() -> None:
 def test_the_efficient_test_has_a_rise_and_no_thresholds_of_similarity() -> None:
     x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     study = salience.randomization_test(
-        small_net(), x, "gradient", kind="efficient", repeats=2, progress=False
+        small_net(),
+        x,
+        "gradient",
+        kind="efficient",
+        cascade=salience.Cascade(repeats=2),
+        progress=False,
     )
     text = repr(study)
     assert study.score == study.verdicts().score == "complexity_rise"
@@ -290,5 +295,7 @@ def test_the_figure_is_about_the_score_that_the_study_says(study: Study) -> None
 
 def test_a_test_returns_a_study() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
-    study = salience.randomization_test(net, torch.randn(3, 4), repeats=1, progress=False)
+    study = salience.randomization_test(
+        net, torch.randn(3, 4), cascade=salience.Cascade(repeats=1), progress=False
+    )
     assert isinstance(study, Study) and study.methods == SINGLE

@@ -1,4 +1,4 @@
-"""Verdicts, the coverage of their interval, and the groups of methods on trained networks."""
+"""Verdicts, and the groups of methods on trained networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import xarray
 import salience
 from salience import Study
 from salience._errors import SalienceError
-from salience._scores.interval import interval
 from salience._study.judge import judge
 from salience._study.sentences import of_method
 from salience.report._words import answer
@@ -44,75 +43,6 @@ def dataset(**methods) -> xarray.Dataset:
 def flat(level: float, stages: int = 4, noise: float = 0.01) -> np.ndarray:
     generator = np.random.default_rng(int(1000 * level))
     return level + noise * generator.standard_normal((stages, 5, 6))
-
-
-# -- the interval ----------------------------------------------------------------------------------
-
-# repeats, samples; standard deviations of repeats, samples and the rest; the coverage measured
-# with 2000 tables (percentiles of the plain bootstrap: .84 .90 .90 .82 .92 .96 1.0).
-# 1000 tables at a coverage of .95 have a standard error of .007.
-DESIGNS = [
-    (5, 32, 1.0, 0.0, 0.3, 0.95),  # all but the repeats' own scatter averages out: Student's t
-    (5, 32, 1.0, 1.0, 1.0, 0.96),
-    (5, 8, 1.0, 0.3, 1.0, 0.96),
-    (3, 16, 1.0, 0.3, 1.0, 0.96),
-    (10, 32, 1.0, 1.0, 1.0, 0.95),
-    (5, 100, 0.3, 1.0, 2.0, 0.97),
-    (5, 16, 0.0, 0.0, 1.0, 1.0),  # scatter of single scores counts for repeats and for samples
-]
-
-
-@pytest.mark.parametrize("design", DESIGNS, ids=str)
-def test_the_interval_covers_the_truth(design):
-    repeats, samples, by_repeat, by_sample, rest, expected = design
-    random = np.random.default_rng(4)
-    covered, count = 0, 1000
-    for _ in range(count):
-        table = 0.3 + by_repeat * random.standard_normal((repeats, 1))
-        table = table + by_sample * random.standard_normal((1, samples))
-        table = table + rest * random.standard_normal((repeats, samples))
-        low, high = interval(table, resamples=500, seed=int(random.integers(1 << 30)))
-        covered += low <= 0.3 <= high
-    assert abs(covered / count - expected) < 0.025
-
-
-def test_the_interval_of_one_factor_is_students():
-    """With samples that agree, only the repeats' scatter is left: mean +- t_4 s / sqrt 5."""
-    repeats = np.array([0.1, 0.25, 0.2, 0.4, 0.3])
-    low, high = interval(np.repeat(repeats[:, None], 50, 1), resamples=200_000)
-    half = 2.776 * repeats.std(ddof=1) / np.sqrt(5)
-    # resampled repeats have the normal's variance, not quite its tails
-    assert low == pytest.approx(repeats.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(repeats.mean() + half, abs=0.1 * half)
-
-
-def test_the_interval_leaves_undefined_scores_out():
-    table = flat(0.3, 3, 0.1)
-    holes = np.concatenate([table, np.full((1, 5, 6), np.nan)])
-    assert interval(holes) == interval(table)
-    dead = table.copy()
-    dead[:, :, 2] = np.nan
-    alive = np.delete(table, 2, axis=2)
-    assert interval(dead) == pytest.approx(interval(alive), abs=0.01)
-    assert np.isnan(interval(np.full((2, 3, 4), np.nan))).all()
-
-
-def test_the_interval_is_the_same_again_and_without_scatter_a_point():
-    table = flat(0.3)
-    assert interval(table, seed=3) == interval(table, seed=3)
-    assert interval(table, seed=3) != interval(table, seed=4)
-    assert interval(np.full((4, 5, 6), 0.25)) == pytest.approx((0.25, 0.25), abs=1e-12)
-    low, high = interval(table, level=0.5)
-    wide = interval(table)
-    assert wide[0] < low < table.mean() < high < wide[1]
-
-
-def test_one_repeat_or_one_sample_has_the_scatter_of_the_other():
-    generator = np.random.default_rng(0)
-    table = generator.standard_normal((1, 1, 40))
-    low, high = interval(table)
-    assert high - low == pytest.approx(2 * 2.02 * table.std(ddof=1) / np.sqrt(40), rel=0.15)
-    assert interval(table.transpose(0, 2, 1)) == pytest.approx((low, high), abs=0.1)
 
 
 # -- verdicts --------------------------------------------------------------------------------------
@@ -306,10 +236,10 @@ def test_the_table_is_about_the_score():
 
 def test_scores_are_what_every_stage_repeat_and_sample_has():
     data = dataset(gradient=flat(0.05)).assign(
-        cost=("method", [1.0]), conservation_error=(("method", "sample"), np.zeros((1, 6))),
+        conservation_error=(("method", "sample"), np.zeros((1, 6))),
         between_random=(("method", "repeat", "sample"), np.zeros((1, 5, 6))),
     )  # fmt: skip
-    for name in ("cost", "conservation_error", "between_random"):
+    for name in ("conservation_error", "between_random"):
         with pytest.raises(SalienceError) as raised:
             salience.verdicts(data, score=name)
         assert str(raised.value).startswith(
@@ -394,9 +324,14 @@ def test_methods_fall_into_their_groups_on_trained_lensing_networks(name):
 
 def test_deconvnet_gives_one_map_for_all_inputs_of_an_average_pool_network():
     data = salience.randomization_test(
-        lensing_network("average_pool"), lensing_like(3), ["deconvnet", "guided_backprop"],
-        target=1, scores=["spearman_abs"], repeats=3, progress=False,
-    ).data  # fmt: skip
+        lensing_network("average_pool"),
+        lensing_like(3),
+        ["deconvnet", "guided_backprop"],
+        target=1,
+        scores=["spearman_abs"],
+        cascade=salience.Cascade(repeats=3),
+        progress=False,
+    ).data
     found = {name: verdict.verdict for name, verdict in salience.verdicts(data).items()}
     assert found["deconvnet"] == "constant over inputs"
     assert found["guided_backprop"] != "constant over inputs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 import xarray
@@ -9,22 +11,25 @@ from torch import Tensor, nn
 
 import salience
 
+CASCADE = [field.name for field in fields(salience.Cascade)]
 ORDERS = ["top_down", "bottom_up", "independent"]
 SCORES = ["spearman", "spearman_abs", "spearman_of_abs", "pearson"]
 
 
+def study_of(model, x, methods=None, **options) -> xarray.Dataset:
+    """The test, with the options of its cascade beside its own."""
+    own = {name: options.pop(name) for name in CASCADE if name in options}
+    cascade = salience.Cascade(**own)
+    return salience.randomization_test(model, x, methods, cascade=cascade, **options).data
+
+
 def run(model, x, methods="gradient", **options) -> xarray.Dataset:
     options = {"repeats": 2, "target": 0, "progress": False, "scores": SCORES, **options}
-    return salience.randomization_test(model, x, methods, **options).data
+    return study_of(model, x, methods, **options)
 
 
 def values(data: xarray.Dataset, name: str, method: str) -> np.ndarray:
     return data[name].sel({"method": method}).values
-
-
-def timeless(data: xarray.Dataset) -> xarray.Dataset:
-    """Without the costs, which are measured times and differ from run to run."""
-    return data.drop_vars("cost")
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 import xarray
 from PIL import Image
 
-from salience import attribution_by_value, randomization_test
+from salience import Cascade, attribution_by_value, randomization_test
 from salience.report import build
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
@@ -52,9 +52,14 @@ def lensing_study() -> xarray.Dataset:
     noise = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(2))
     x = 0.02 * torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
     data = randomization_test(
-        load_network(LENSING / "weights" / "noiseless.safetensors"), x, [SENSITIVE, INSENSITIVE],
-        0, repeats=2, keep_maps=2, progress=False,
-    ).data  # fmt: skip
+        load_network(LENSING / "weights" / "noiseless.safetensors"),
+        x,
+        [SENSITIVE, INSENSITIVE],
+        0,
+        cascade=Cascade(repeats=2),
+        keep_maps=2,
+        progress=False,
+    ).data
     stages = [HOSTILE, *data["stage"].values[1:]]
     return data.assign_coords({
         "stage": np.array(stages, dtype=object),

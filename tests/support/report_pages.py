@@ -12,7 +12,7 @@ import torch
 import xarray
 from torch import nn
 
-from salience import randomization_test
+from salience import Cascade, randomization_test
 
 HOSTILE = '</script><img src=x onerror="document.body.dataset.hit=1"><script>alert(1)</script>'
 
@@ -25,7 +25,9 @@ def small_net(channels: int = 1) -> nn.Module:
 
 def small_study() -> xarray.Dataset:
     x = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    return randomization_test(small_net(), x, repeats=2, keep_maps=3, progress=False).data
+    return randomization_test(
+        small_net(), x, cascade=Cascade(repeats=2), keep_maps=3, progress=False
+    ).data
 
 
 def block_of(page: str, name: str) -> Any:

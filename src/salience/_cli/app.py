@@ -21,6 +21,7 @@ from rich.text import Text
 
 from salience._cli import options as opt
 from salience._cli import results
+from salience._cli.costs import costs_of
 from salience._cli.explain import (
     device_of,
     outputs_of,
@@ -52,7 +53,6 @@ app = typer.Typer(
 )
 
 _SETS = ("all", "single-pass")  # of methods, of which those that do not apply are left out
-_PASSED_ON = ("order", "repeats", "batch_norm", "retarget", "seed", "batch_size")
 
 
 @app.command("methods")
@@ -137,6 +137,9 @@ def check_command(
         ),
     ] = 4,
     form: opt.Form = "nc",
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Measure what a map costs, too, in plain gradients.")
+    ] = False,
     weights: opt.WeightsFile = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
@@ -232,9 +235,9 @@ def _check(given: dict[str, Any]) -> None:
     chosen = opt.parse_methods(given["methods"], given.get("param", []))
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
-        "stages": opt.parse_stages(given["stages"]), "weights": given["init"],
+        "cascade": opt.parse_cascade(given), "retarget": given["retarget"],
         "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
-        **{name: given.get(name) for name in _PASSED_ON},
+        "batch_size": given.get("batch_size"),
     }  # fmt: skip
     results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
@@ -252,7 +255,9 @@ def _check(given: dict[str, Any]) -> None:
         skips = given["methods"] == "single-pass" and not given.get("param")
         wanted = None if skips else chosen  # None: all that apply
         study = _tested(given, network, x, names, wanted, target, options)
-        results.show_study(_console(), study, study.verdicts())
+        measured = [method for method in chosen if method.name in study.methods]
+        costs = costs_of(_console(), network, x, measured, target, options) if given["cost"] else {}
+        results.show_study(_console(), study, study.verdicts(), costs)
         lines = results.save_study(folder, study, given["form"])
     _show_files(out, lines)
 

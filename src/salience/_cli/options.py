@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from salience._errors import SalienceError, expected, unknown
+from salience._randomization.options import Cascade
 from salience._randomization.run import check_score
 from salience._scores.similarity import similarities
 from salience._tape.together import is_single
@@ -236,11 +237,14 @@ def parse_output(text: str | None) -> str | int | None:
     return int(text) if text and text.isdecimal() else text or None
 
 
-def parse_stages(text: str) -> str | int:
-    """Which stages are scored: "all", or how many."""
+def parse_cascade(given: Mapping[str, Any]) -> Cascade:
+    """How the network is randomised, from the options of `salience check`."""
+    text = given["stages"]
     if text != "all" and not text.isdecimal():
         raise expected("all or a number for --stages", repr(text), "Such as --stages 12.")
-    return text if text == "all" else int(text)
+    named = {name: given[name] for name in ("order", "repeats", "batch_norm", "seed")}
+    stages = text if text == "all" else int(text)
+    return Cascade(stages=stages, weights=given["init"], **named)
 
 
 def parse_scores(text: str, score: str, x: Any) -> list[str]:

@@ -36,9 +36,16 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def verdict_table(judged: Mapping[str, Verdict], score: str = SCORE) -> Table:
-    """The verdicts as a table of rich, methods first, controls below a line."""
-    right = ("retention", "95% interval", "last")
+def verdict_table(
+    judged: Mapping[str, Verdict],
+    score: str = SCORE,
+    costs: Mapping[str, float] | None = None,
+) -> Table:
+    """The verdicts as a table of rich, methods first, controls below a line.
+
+    costs  a column of what a map by each method costs, from `salience.cost`
+    """
+    right = ("retention", "95% interval", "last", *(["cost in gradients"] if costs else []))
     numbers = [Column(name, justify="right", no_wrap=True) for name in right]
     table = Table(
         Column("method", no_wrap=True),
@@ -54,14 +61,17 @@ def verdict_table(judged: Mapping[str, Verdict], score: str = SCORE) -> Table:
         says = Text(v.verdict, _COLOURS[v.verdict]) if v.role == "method" else Text(v.role, "dim")
         limits = span(v.low, v.high)
         last = number(v.last.get(score, math.nan))
-        row = (Text(v.method), number(v.retention), Text(limits), last, says)
+        spent = [f"{costs[v.method]:.1f}" if v.method in costs else "-"] if costs else []
+        row = (Text(v.method), number(v.retention), Text(limits), last, *spent, says)
         table.add_row(*row, end_section=i + 1 == methods)
     return table
 
 
-def show_study(console: Console, study: Study, judged: Verdicts) -> None:
+def show_study(
+    console: Console, study: Study, judged: Verdicts, costs: Mapping[str, float] | None = None
+) -> None:
     """Print the verdicts, why, and what to hold against them."""
-    console.print(verdict_table(judged, judged.score))
+    console.print(verdict_table(judged, judged.score, costs))
     for v in judged.values():
         if v.role == "method":
             console.print(Text(v.sentence))

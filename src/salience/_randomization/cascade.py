@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, unknown
-from salience._inputs.targets import Part
-from salience._randomization.weights import INITIALISERS, Stage, random_weights, stages_of
+from salience._errors import SalienceError
+from salience._randomization.options import Cascade
+from salience._randomization.weights import Stage, random_weights, stages_of
 from salience._recording.beside import copy_of
 from salience._recording.linear_maps import Weights
 from salience._recording.replay import can_replay, replay
 from salience._recording.run import run_pass
 from salience._recording.trace import Operation
 from salience._tape.tape import Tape
-
-ORDERS = ("top_down", "bottom_up", "independent")
-BATCH_NORMS = ("keep", "recalibrate", "reset")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a cascade randomises: the options of `randomization_test` that concern weights."""
-
-    order: str = "top_down"
-    weights: str = "own"
-    batch_norm: str = "keep"
-    seed: int = 0
-    output: Part = None
-
-    def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise unknown("order", self.order, ORDERS)
-        if self.weights not in INITIALISERS:
-            raise unknown("initialiser", self.weights, INITIALISERS)
-        if self.batch_norm not in BATCH_NORMS:
-            raise unknown("treatment of BatchNorm", self.batch_norm, BATCH_NORMS)
 
 
 def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
@@ -48,8 +25,8 @@ def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
     return stages[::-1] if order == "top_down" else stages
 
 
-def cascade(
-    model: Callable[..., Any], tape: Tape, recipe: Recipe, repeat: int, scored: set[int]
+def randomized_tapes(
+    model: Callable[..., Any], tape: Tape, cascade: Cascade, repeat: int, scored: Collection[int]
 ) -> Iterator[tuple[int, Tape]]:
     """(number in the cascade, tape) of each scored stage of one repeat.
 
@@ -58,36 +35,37 @@ def cascade(
     """
     changed: dict[int, Tensor] = {}
     shared = Weights()  # what derives from the weights of this repeat
-    for number, (place, stage) in enumerate(ordered_stages(tape, recipe.order)):
-        where = (recipe.seed, repeat, place)
-        drawn = random_weights(model, tape.recording.trace, stage, where, recipe.weights)
-        changed = drawn if recipe.order == "independent" else {**changed, **drawn}
+    for number, (place, stage) in enumerate(ordered_stages(tape, cascade.order)):
+        where = (cascade.seed, repeat, place)
+        drawn = random_weights(model, tape.recording.trace, stage, where, cascade.weights)
+        changed = drawn if cascade.order == "independent" else {**changed, **drawn}
         if number in scored:
-            yield number, _randomised(model, tape, recipe, dict(changed), shared)
+            yield number, _randomized(model, tape, cascade, dict(changed), shared)
 
 
-def _randomised(
+def _randomized(
     model: Callable[..., Any],
     tape: Tape,
-    recipe: Recipe,
+    cascade: Cascade,
     changed: dict[int, Tensor],
     shared: Weights,
 ) -> Tape:
     def with_random_weights() -> Callable[..., Any]:
-        if recipe.batch_norm != "keep":  # copies of the model have the statistics of training
+        if cascade.batch_norm != "keep":  # copies of the model have the statistics of training
             raise SalienceError(
                 "expected batch_norm='keep' where the model itself must run again, for methods of "
-                f"several passes or operations that cannot be replayed; got {recipe.batch_norm!r}. "
-                "Use single-pass methods, and see tape.coverage for operations that were not seen."
+                "several passes or operations that cannot be replayed; got "
+                f"{cascade.batch_norm!r}. Use single-pass methods, and see tape.coverage for "
+                "operations that were not seen."
             )
         return _copy_with(model, tape, changed)
 
     found = None
     if can_replay(tape.recording.trace):
-        transform = _statistics(tape, recipe.batch_norm, changed)
+        transform = _statistics(tape, cascade.batch_norm, changed)
         found = replay(tape.recording, changed, shared, with_random_weights, transform)
     if found is None:
-        found = run_pass(with_random_weights(), tape.x, recipe.output)
+        found = run_pass(with_random_weights(), tape.x, tape.recording.part)
     return Tape(found)
 
 

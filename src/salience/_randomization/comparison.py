@@ -2,299 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from salience import _names as names
-from salience._errors import NotApplicable, expected, warn
 from salience._inputs import trees
 from salience._inputs.targets import Target, resolve, rows_of
-from salience._names import ERRORS
-from salience._randomization import controls as control
-from salience._randomization.cascade import Recipe, cascade, ordered_stages
+from salience._names import ERRORS, RANDOM_MAP
+from salience._randomization import controls
+from salience._randomization.cascade import randomized_tapes
+from salience._randomization.plan import Plan
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity, similarities
-from salience._study.stages import evenly_spread
-from salience._tape.cost import NOTE, UNITS, in_gradients
 from salience._tape.tape import Tape
-from salience._tape.together import as_one, check_shown, numbers, shown, some, values_of
-from salience.rules._method import Method
+from salience._tape.together import as_one, numbers, shown, some, values_of
 from salience.rules._table import smoothgrad
-
-if TYPE_CHECKING:
-    import xarray
 
 SMOOTH_DRAWS = 10  # noisy copies that the maps of kind="smooth" are averaged over
 
-Scores = dict[str, np.ndarray[Any, Any]]
+Numbers = NDArray[np.float64]
+Maps = dict[str, Tensor]  # by method: (B, ...) like x, or (B, n) of several inputs
+Prepared = dict[Callable[[Tensor], Tensor], Tensor]  # what scores keep of maps
 
 
-class Comparison:
-    """One test: what is compared with what, and where the scores go."""
+@dataclass(frozen=True)
+class Ends:
+    """Maps of the trained network that the next samples are held against.
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        recipe: Recipe,
-        methods: list[Method],
-        scores: Mapping[str, Similarity],
-        repeats: int,
-        controls: bool,
-        smooth: bool = False,
-        skip: bool = False,
-    ) -> None:
-        self.model, self.recipe, self.methods = model, recipe, methods
-        self.scores, self.smooth = scores, smooth
-        self.skip = skip  # methods that do not apply, with a warning
-        self.repeats, self.controls = repeats, controls
-        self.fixed: list[str] = []  # controls
-        self.keep_maps = 0
-        self.scored: list[int] = []
-        self.stage_names: list[str] = []
-        self.places: list[int] = []
-        self.stage_count = 0
-        self.uncovered: dict[str, str] = {}  # operations that a method has no rule for
-        self.costs: dict[str, float] = {}
-        self._first: dict[str, Tensor] = {}  # the first sample's maps, and the last batch's last
-        self._last: dict[str, Tensor] = {}
-        self._spread = {method.name: 0.0 for method in methods}
+    first  of the first sample of all
+    last   of the last sample so far
+    """
 
-    def plan(self, x: Any, stages: int | str) -> None:
-        """Find the stages on a pass of one sample, and choose which are scored."""
-        run = partial(checked_pass, self.model, part=self.recipe.output, keep=True, given=x)
-        try:
-            tape = Tape(run(some(x, slice(1))))
-        except IndexError:  # samples that name one another, as nodes of a graph do
-            tape = Tape(run(x))
-        if self.controls:
-            self.fixed = [*control.unchanging(values_of(x, tape.leaves)), names.RANDOM_MAP]
-        for name in self.names:
-            if self.names.count(name) > 1:
-                cure = "Give each method its own name, and none of a control's."
-                raise expected("methods and controls of different names", f"{name!r} twice", cure)
-        if self.keep_maps:
-            check_shown(x, tape.leaves)
-        self._try_methods(tape)
-        self.uncovered = {m.name: ", ".join(tape.uncovered(m)) for m in self.methods}
-        found = ordered_stages(tape, self.recipe.order)
-        self.scored = evenly_spread(stages, len(found))
-        self.stage_names = [found[i][1].name for i in self.scored]
-        self.places, self.stage_count = [found[i][0] for i in self.scored], len(found)
-        named = isinstance(self.model, nn.Module) and dict(self.model.named_parameters())
-        covered = {name for _, stage in found for name in stage.parameters.values()}
-        self.untouched = sorted(set(named or ()) - covered)
-
-    def measure_costs(self, x: Any, count: int, target: Target) -> None:
-        """What a map by each method costs, from the first `count` inputs, a batch."""
-        output, total, batch = self.recipe.output, trees.samples_of(x), some(x, slice(count))
-        found = in_gradients(self.model, batch, total, self.methods, target, output)
-        self.costs = {m.name: cost for m, cost in zip(self.methods, found, strict=True)}
-
-    def _try_methods(self, tape: Tape) -> None:
-        """Find out before the long work whether all methods can explain this network."""
-        for method in [method for method in self.methods if method.single_pass]:
-            try:
-                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
-            except NotApplicable as error:
-                if not self.skip:
-                    raise
-                warn(f"{method.name} is left out: {error}")
-                self.methods.remove(method)
-
-    def run(
-        self, x: Any, rows: slice, target: Target, retarget: bool, done: Callable[[int], Any]
-    ) -> Scores:
-        """All scores of some samples: arrays (method, stage, repeat, sample)."""
-        first, total, x = rows.start, trees.samples_of(x), some(x, rows)
-        count = trees.samples_of(x)
-        tape = Tape(checked_pass(self.model, x, self.recipe.output, keep=True))
-        target = rows_of(target, rows, total, tape.output)
-        fixed: Target = target if retarget else resolve(target, tape.output)
-        trained, errors = self._maps(tape, fixed)
-        results = self._empty(count, errors)
-        kept = {name: self._prepared(maps) for name, maps in trained.items()}
-        if self.controls:
-            self._score_controls(values_of(x, tape.leaves), first, results)
-        before: dict[str, Tensor] = {}
-        few = max(0, min(self.keep_maps - first, count))  # samples whose maps are kept
-        if few:
-            results["inputs"] = numbers(x[:few])
-            shape = (len(trained), 1 + len(self.scored), *results["inputs"].shape)
-            results["maps"] = np.empty(shape, np.float32)  # (method, 1 + stage, sample, ...)
-            _keep(tape, trained, results["maps"][:, 0])
-        for repeat in range(self.repeats):
-            maps: dict[str, Tensor] = {}
-            stages = cascade(self.model, tape, self.recipe, repeat, set(self.scored))
-            for number, randomised in stages:
-                place = self.scored.index(number)
-                maps, _ = self._maps(randomised, fixed)
-                for row, (name, changed) in enumerate(maps.items()):
-                    self._score(kept[name], changed, results, (row, place, repeat))
-                if repeat == 0 and few:
-                    _keep(tape, maps, results["maps"][:, 1 + place])
-                done(count)
-            before = self._compare_networks(before, maps, results["between_random"][:, repeat])
-        self._compare_inputs(trained, results["other_inputs"][:, 0], first)  # once per batch
-        return results
-
-    def _empty(self, count: int, errors: Mapping[str, Tensor]) -> Scores:
-        """NaN for every score, and what the trained maps say of themselves."""
-        methods = len(self.names)
-        shape = (methods, len(self.scored), self.repeats, count)
-        results: Scores = {score: np.full(shape, np.nan) for score in self.scores}
-        for name in ("between_random", "other_inputs"):
-            results[name] = np.full((methods, self.repeats, count), np.nan)
-        for name in ERRORS:
-            results[name] = np.full((methods, count), np.nan)
-        for row, method in enumerate(self.methods):
-            if method.error is not None and method.name in errors:
-                results[method.error][row] = numbers(errors[method.name])
-        return results
-
-    def _compare_networks(
-        self, before: dict[str, Tensor], maps: dict[str, Tensor], scores: np.ndarray[Any, Any]
-    ) -> dict[str, Tensor]:
-        """The last maps of a repeat against those of the repeat before; their ranks."""
-        ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
-        for row, name in enumerate(before):
-            score = similarities["spearman_abs"].compare(before[name], ranked[name])
-            scores[row] = score.cpu().numpy()
-        return ranked
-
-    @property
-    def names(self) -> list[str]:
-        """Methods, then controls."""
-        return [method.name for method in self.methods] + self.fixed
-
-    def _maps(self, tape: Tape, target: Target) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The maps of every method, and the errors of those that have one."""
-        maps, errors = {}, {}
-        for method in self.methods:
-            smooth = self.smooth and method.single_pass
-            used = smoothgrad(method, n=SMOOTH_DRAWS) if smooth else method
-            made = tape.explain_leaves(used, target, seed=self.recipe.seed)
-            maps[method.name] = as_one(tape.x, made.maps)
-            if made.error is not None:
-                errors[method.name] = made.error
-        return maps, errors
-
-    def _prepared(self, maps: Tensor) -> dict[Any, Tensor]:
-        prepares = {similarity.prepare for similarity in self.scores.values()}
-        return {prepare: prepare(maps) for prepare in prepares}
-
-    def _score(
-        self, kept: dict[Any, Tensor], maps: Tensor, results: Scores, at: tuple[Any, ...]
-    ) -> None:
-        prepared = self._prepared(maps)
-        for name, similarity in self.scores.items():
-            value = similarity.compare(kept[similarity.prepare], prepared[similarity.prepare])
-            results[name][at] = value.cpu().numpy()
-
-    def _score_controls(self, x: Tensor, first: int, results: Scores) -> None:
-        """Scores that no stage changes, once for all stages; x in the form of its maps."""
-        for name, maps in control.unchanging(x).items():
-            self._score(self._prepared(maps), maps, results, (self.names.index(name),))
-        seed, row = self.recipe.seed, self.names.index(names.RANDOM_MAP)
-        fixed = self._prepared(control.random_maps(x, seed, 0, first))
-        for repeat in range(self.repeats):
-            maps = control.random_maps(x, seed, 1 + repeat, first)
-            self._score(fixed, maps, results, (row, slice(None), repeat))
-
-    def _compare_inputs(
-        self, trained: dict[str, Tensor], other: np.ndarray[Any, Any], first: int
-    ) -> None:
-        """Each trained map against that of the sample before it, and against the first one."""
-        if first == 0:
-            self._first = {name: maps[:1].clone() for name, maps in trained.items()}
-            self._last = {}
-        for row, (name, maps) in enumerate(trained.items()):
-            before = torch.cat([self._last.get(name, maps[:1]), maps[:-1]])
-            spearman = similarities["spearman_abs"]
-            other[row] = spearman(before, maps).cpu().numpy()
-            if first == 0:
-                other[row, 0] = np.nan
-            scale = self._first[name].abs().max().clamp(min=torch.finfo(maps.dtype).tiny)
-            spread = float((maps - self._first[name]).abs().max() / scale)
-            self._spread[name] = max(self._spread[name], spread)
-            self._last[name] = maps[-1:].clone()
-
-    def dataset(self, results: list[Scores], attributes: dict[str, Any]) -> xarray.Dataset:
-        """The scores of all batches, with everything needed to repeat the run."""
-        import xarray
-
-        pictures = self._pictures([r for r in results if "maps" in r])
-        joined = {name: np.concatenate([r[name] for r in results], -1) for name in results[0]
-                  if name not in ("maps", "inputs")}  # fmt: skip
-        other = joined.pop("other_inputs")[:, 0]
-        between = joined.pop("between_random")
-        errors = {name: (("method", "sample"), joined.pop(name)) for name in ERRORS}
-        dims = ("method", "stage", "repeat", "sample")
-        cost = [self.costs.get(name, np.nan) for name in self.names]
-        data: dict[str, Any] = {
-            **{name: (dims, values) for name, values in joined.items()},
-            "between_random": (("method", "repeat", "sample"), between),
-            "other_inputs": (("method", "sample"), other),
-            **errors,
-            "cost": ("method", cost, {"units": UNITS, "note": NOTE}),
-            **pictures,
-        }
-        attributes |= {
-            "stage_count": self.stage_count,
-            "parameters_not_randomised": self.untouched,
-            "method_parameters": str({m.name: dict(m.parameters) for m in self.methods}),
-        }  # fmt: skip
-        dataset = xarray.Dataset(data, self._coordinates(other.shape[-1], pictures), attributes)
-        missing = {name: int(np.isnan(values).sum()) for name, values in joined.items()}
-        return dataset.assign_attrs({f"undefined_{name}": count for name, count in missing.items()})
-
-    def _coordinates(self, samples: int, pictures: Mapping[str, Any]) -> dict[str, Any]:
-        constant = [int(samples > 1 and self._spread.get(name, 1.0) < 1e-6) for name in self.names]
-        uncovered = [self.uncovered.get(name, "") for name in self.names]
-        coordinates: dict[str, Any] = {
-            "method": _texts(self.names),
-            "stage": _texts(self.stage_names),
-            "repeat": np.arange(self.repeats),
-            "sample": np.arange(samples),
-            "role": ("method", _texts(self._roles())),
-            "constant_over_inputs": ("method", constant),
-            "uncovered": ("method", _texts(uncovered)),
-            "place": ("stage", self.places),
-            "number": ("stage", self.scored),
-        }
-        if pictures:
-            coordinates["map_method"] = _texts([method.name for method in self.methods])
-            coordinates["map_stage"] = _texts(["trained", *self.stage_names])
-        return coordinates
-
-    def _pictures(self, parts: list[Scores]) -> dict[str, Any]:
-        """The maps that were kept, and what they explain."""
-        if not parts:
-            return {}
-        maps, inputs = (
-            parts[0][name] if len(parts) == 1 else np.concatenate([r[name] for r in parts], axis)
-            for name, axis in (("maps", 2), ("inputs", 0))
-        )
-        space = [f"axis_{i}" for i in range(1, inputs.ndim)]
-        return {
-            "maps": (("map_method", "map_stage", "map_sample", *space), maps),
-            "inputs": (("map_sample", *space), inputs),
-        }
-
-    def _roles(self) -> list[str]:
-        roles = dict.fromkeys(self.fixed, names.NEGATIVE) | {names.RANDOM_MAP: names.FLOOR}
-        return [roles.get(name, "method") for name in self.names]
+    first: Maps
+    last: Maps
 
 
-def _keep(tape: Tape, maps: dict[str, Tensor], into: np.ndarray[Any, Any]) -> None:
+@dataclass(frozen=True)
+class Pictures:
+    """Maps to be looked at.
+
+    inputs  (sample, ...) what they explain
+    maps    (method, 1 + stage, sample, ...) trained, and of the first repeat
+    """
+
+    inputs: NDArray[np.generic]
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All scores of some samples; NaN for what a control does not have.
+
+    scores          score -> (method, stage, repeat, sample)
+    between_random  (method, repeat, sample) the last stages of two repeats
+    other_inputs    (method, sample) the trained network's maps of two inputs
+    errors          name -> (method, sample) of the trained network's maps
+    spread          method -> largest difference from the first map, relative to it
+    """
+
+    scores: Mapping[str, Numbers]
+    between_random: Numbers
+    other_inputs: Numbers
+    errors: Mapping[str, Numbers]
+    spread: Mapping[str, float]
+    ends: Ends
+    pictures: Pictures | None
+
+
+def compared(
+    plan: Plan, x: Any, rows: slice, before: Batch | None, done: Callable[[int], object]
+) -> Batch:
+    """The scores of some samples of x, of which `before` has those before them.
+
+    done  is told how many samples are done with a stage
+    """
+    question, here = plan.question, some(x, rows)
+    tape = Tape(checked_pass(question.model, here, question.output, keep=True))
+    wanted = rows_of(question.target, rows, trees.samples_of(x), tape.output)
+    target = wanted if question.retarget else resolve(wanted, tape.output)
+    (trained, errors), count = _maps(plan, tape, target), trees.samples_of(here)
+    scores = {name: _undefined(plan, count, stages=True) for name in question.scores}
+    if plan.controls:
+        _score_controls(plan, values_of(here, tape.leaves), rows.start, scores)
+    kept = max(0, min(question.keep_maps - rows.start, count))
+    pictures = [_pictured(tape, trained, kept)] if kept else []
+    prepared = {name: _prepared(question.scores, maps) for name, maps in trained.items()}
+    between, ranks = _undefined(plan, count), dict[str, Tensor]()
+    for repeat, place, maps in _randomized(plan, tape, target):
+        for row, (name, changed) in enumerate(maps.items()):
+            _score(question.scores, prepared[name], changed, scores, (row, place, repeat))
+        if repeat == 0 and kept:
+            pictures.append(_pictured(tape, maps, kept))
+        if place == len(plan.stages.names) - 1:
+            ranks = _compare_networks(ranks, maps, between[:, repeat])
+        done(count)
+    ends = Ends(before.ends.first if before else _samples(trained, 0), _samples(trained, -1))
+    return Batch(
+        scores=scores,
+        between_random=between,
+        other_inputs=_other_inputs(plan, trained, before and before.ends.last),
+        errors={name: _errors(plan, name, errors, count) for name in ERRORS},
+        spread=_spread(trained, ends.first),
+        ends=ends,
+        pictures=Pictures(numbers(here[:kept]), np.stack(pictures, 1)) if kept else None,
+    )
+
+
+def _randomized(plan: Plan, tape: Tape, target: Target) -> Iterator[tuple[int, int, Maps]]:
+    """(repeat, place among the scored stages, maps) of each random network."""
+    model, cascade, numbers = plan.question.model, plan.question.cascade, plan.stages.numbers
+    for repeat in range(cascade.repeats):
+        tapes = randomized_tapes(model, tape, cascade, repeat, numbers)
+        for place, (_, randomized) in enumerate(tapes):
+            yield repeat, place, _maps(plan, randomized, target)[0]
+
+
+def _maps(plan: Plan, tape: Tape, target: Target) -> tuple[Maps, dict[str, Tensor]]:
+    """The maps of every method, and the errors of those that have one."""
+    question, maps, errors = plan.question, dict[str, Tensor](), dict[str, Tensor]()
+    for method in plan.methods:
+        smooth = question.kind == "smooth" and method.single_pass
+        used = smoothgrad(method, n=SMOOTH_DRAWS) if smooth else method
+        made = tape.explain_leaves(used, target, seed=question.cascade.seed)
+        maps[method.name] = as_one(tape.x, made.maps)
+        if made.error is not None:
+            errors[method.name] = made.error
+    return maps, errors
+
+
+def _undefined(plan: Plan, count: int, stages: bool = False) -> Numbers:
+    """NaN for (method, repeat, sample), or (method, stage, repeat, sample)."""
+    between = [len(plan.stages.names)] if stages else []
+    repeats = plan.question.cascade.repeats
+    return np.full((len(plan.names), *between, repeats, count), np.nan)
+
+
+def _prepared(scores: Mapping[str, Similarity], maps: Tensor) -> Prepared:
+    prepares = {similarity.prepare for similarity in scores.values()}
+    return {prepare: prepare(maps) for prepare in prepares}
+
+
+def _score(
+    scores: Mapping[str, Similarity],
+    kept: Prepared,
+    maps: Tensor,
+    into: Mapping[str, Numbers],
+    at: tuple[int | slice, ...],
+) -> None:
+    """Write what maps score against what is kept of others."""
+    prepared = _prepared(scores, maps)
+    for name, similarity in scores.items():
+        value = similarity.compare(kept[similarity.prepare], prepared[similarity.prepare])
+        into[name][at] = value.cpu().numpy()
+
+
+def _score_controls(plan: Plan, x: Tensor, first: int, into: Mapping[str, Numbers]) -> None:
+    """Scores that no stage changes, once for all stages; x in the form of its maps."""
+    scores, cascade = plan.question.scores, plan.question.cascade
+    for name, maps in controls.unchanging(x).items():
+        _score(scores, _prepared(scores, maps), maps, into, (plan.names.index(name),))
+    row = plan.names.index(RANDOM_MAP)
+    fixed = _prepared(scores, controls.random_maps(x, cascade.seed, 0, first))
+    for repeat in range(cascade.repeats):
+        maps = controls.random_maps(x, cascade.seed, 1 + repeat, first)
+        _score(scores, fixed, maps, into, (row, slice(None), repeat))
+
+
+def _compare_networks(before: Maps, maps: Maps, into: Numbers) -> Maps:
+    """The last maps of a repeat against those of the repeat before; their ranks."""
+    ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
+    for row, name in enumerate(before):
+        score = similarities["spearman_abs"].compare(before[name], ranked[name])
+        into[row] = score.cpu().numpy()
+    return ranked
+
+
+def _other_inputs(plan: Plan, trained: Maps, last: Maps | None) -> Numbers:
+    """Each trained map against that of the sample before it, which the first one lacks."""
+    found = _undefined(plan, len(next(iter(trained.values()))))[:, 0]
+    for row, (name, maps) in enumerate(trained.items()):
+        before = torch.cat([maps[:1] if last is None else last[name], maps[:-1]])
+        found[row] = similarities["spearman_abs"](before, maps).cpu().numpy()
+        if last is None:
+            found[row, 0] = np.nan
+    return found
+
+
+def _spread(trained: Maps, first: Maps) -> dict[str, float]:
+    spread: dict[str, float] = {}
+    for name, maps in trained.items():
+        scale = first[name].abs().max().clamp(min=torch.finfo(maps.dtype).tiny)
+        spread[name] = float((maps - first[name]).abs().max() / scale)
+    return spread
+
+
+def _samples(trained: Maps, number: int) -> Maps:
+    """The maps of one sample, counted from the end if negative, as a batch of one."""
+    return {name: maps[number][None].clone() for name, maps in trained.items()}
+
+
+def _errors(plan: Plan, name: str, errors: Mapping[str, Tensor], count: int) -> Numbers:
+    found = np.full((len(plan.names), count), np.nan)
+    for row, method in enumerate(plan.methods):
+        if method.error == name and method.name in errors:
+            found[row] = numbers(errors[method.name])
+    return found
+
+
+def _pictured(tape: Tape, maps: Maps, count: int) -> NDArray[np.float32]:
     """The maps of the first samples, (method, sample, ...)."""
-    for row, values in zip(into, maps.values(), strict=True):
-        row[:] = numbers(shown(tape.x, tape.leaves, values)[: len(row)])
-
-
-def _texts(names: list[str]) -> np.ndarray[Any, Any]:
-    return np.array(names, dtype=object)  # zarr 3 has no strings of fixed length
+    return np.stack([numbers(shown(tape.x, tape.leaves, m)[:count]) for m in maps.values()])

@@ -1,17 +1,15 @@
-"""The bootstrap interval of a mean of scores."""
+"""The bootstrap interval of a mean over random networks and samples."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-
-Array = np.ndarray[Any, Any]
+from numpy.typing import NDArray
 
 
 def interval(
-    values: Array,
+    values: NDArray[np.floating],
     *,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     resamples: int = 2000,

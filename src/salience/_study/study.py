@@ -171,14 +171,6 @@ class Study:
         return largest
 
     @property
-    def costs(self) -> dict[str, float]:
-        """What a map by a method costs, in plain gradients, where that was measured."""
-        if "cost" not in self.data:
-            return {}
-        pairs = zip(self._texts("method"), self.data["cost"].values, strict=True)
-        return {name: float(cost) for name, cost in pairs if not np.isnan(cost)}
-
-    @property
     def maps(self) -> xarray.DataArray:
         """The maps that were kept, (map_method, map_stage, map_sample, ...), from the trained ones.
 

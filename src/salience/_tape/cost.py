@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -13,101 +11,140 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, SalienceWarning
+from salience._errors import NotApplicable, expected, warn
 from salience._inputs import trees
+from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target, resolve, rows_of, select_output
+from salience._inputs.validation import check_input, check_model, whole_number
 from salience._memory import in_parts, ran_out_of_memory
 from salience._recording.beside import copy_of, generators_kept
-from salience._recording.run import run_pass
+from salience._recording.run import checked_pass, run_pass
+from salience._tape.explain import SAMPLES_PER_PASS
 from salience._tape.tape import Tape
 from salience._tape.together import some
 from salience.rules._method import Method
-from salience.rules._table import find
+from salience.rules._table import Methods, choose, find
 
-UNITS = "gradients (forward + input gradient)"
-NOTE = (
-    "(recording a forward pass + one backward walk for the maps, on a pass of the method's own) / "
-    "(plain autograd: forward + input gradient), both of the same inputs; methods of several "
-    "passes include all of them. Median processor seconds, on a GPU synchronised wall seconds. "
-    "On one tape methods share the forward pass, and cost less together. Of ids, whose embedding "
-    "plain autograd does not know for an input, the unit is this package's own gradient."
-)
-QUARTER = 4  # measured on one input in so many, to cost little beside the test itself
-_QUICK = 0.05  # seconds of a gradient
 _RUNS, _ENOUGH = 3, 0.2  # a measurement is repeated unless it took so many seconds
 
+Model = Callable[..., Any]
+Wanted = Callable[[Tensor], Target]  # the target of the samples at hand, by their output
+Clock = Callable[[], float]
 
-def in_gradients(
-    model: Callable[..., Any],
+
+def cost(
+    model: Model,
     x: Any,
-    total: int,
-    methods: Sequence[Method],
-    target: Target,
-    output: Part,
-) -> list[float]:
-    """The cost of a map by each method, in plain gradients (see NOTE); NaN: not measured.
+    methods: Methods | None = None,
+    target: Target = "argmax",
+    *,
+    batch_size: int | None = None,
+    output: Part = None,
+) -> dict[str, float]:
+    """What a map by each method costs, in plain gradients: the one measured time of the package.
 
-    x       (B, ...) the first batch of `total` inputs: one in QUARTER is used unless that is quick,
-            fewer where memory runs out
-    target  as for `randomization_test`, about all inputs
+    (recording a forward pass + one backward walk for the maps, on a pass of the method's own) /
+    (plain autograd: forward + input gradient), both of the first batch of x. Methods of several
+    passes include all of them. Median processor seconds, on a GPU synchronised wall seconds.
+
+    model, x, methods, target, output
+                as for `salience.explain`; x holds all samples
+    batch_size  samples of the batch (default 16), halved when memory runs out
+
+    Returns {method: cost}, without methods that do not apply (with a warning) unless they are
+    named.
+
+    Errors: SalienceError as for `salience.explain`, and for a model that cannot be copied, whose
+    own forward may write its buffers, or that plain autograd has no gradient of.
+
+    Known limits: on one tape methods share the forward pass, and cost less together. Of ids, whose
+    embedding plain autograd does not know for an input, the unit is this package's own gradient.
+
+    >>> import torch, salience
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> costs = salience.cost(net.eval(), torch.randn(3, 6), ["gradient", "lrp_epsilon"])
+    >>> list(costs), costs["gradient"] > 0
+    (['gradient', 'lrp_epsilon'], True)
     """
-    device, count = trees.tensors_of(x)[0].device, trees.samples_of(x)
-    now, copied = partial(_now, device), model
+    chosen = choose(methods)
+    if batch_size is not None:
+        whole_number("a batch size", batch_size, 1, f"The default is {SAMPLES_PER_PASS}.")
+    check_model(model)
+    x = whole(model, x)
+    check_input(model, x)
+    total = trees.samples_of(x)
+    if not total:
+        raise expected("at least one sample", "none", "Look at how the data were chosen.")
 
-    def measure(part: slice) -> list[float]:
-        here = some(x, part)
-        size = trees.samples_of(here)
+    def measure(part: slice) -> dict[str, float | NotApplicable]:
+        wanted = partial(rows_of, target, part, total)
+        return _measured(model, some(x, part), chosen, wanted, output)
 
-        def gradient(x: Any) -> Any:
-            leaves = trees.each(_leaf, x)
-            made = select_output(trees.call(copied, trees.each(Tensor.clone, leaves)), output)
-            wanted = rows_of(target, slice(0, trees.samples_of(x)), total, made)
-            scalar = resolve(wanted, made.detach())
-            floating = [t for t in trees.tensors_of(leaves) if t.requires_grad]
-            return torch.autograd.grad(scalar(made).sum(), floating, allow_unused=True)
+    size, device = min(total, batch_size or SAMPLES_PER_PASS), trees.tensors_of(x)[0].device
+    with generators_kept(device), torch.inference_mode(False), torch.enable_grad():
+        found = next(in_parts(measure, size, size))[1]
+    for name, failed in found.items():
+        if isinstance(failed, NotApplicable):
+            if methods is not None:
+                raise failed
+            warn(f"{name} is left out: {failed}")
+    return {name: value for name, value in found.items() if isinstance(value, float)}
 
-        def one_map(method: Method, x: Any = here) -> Any:
-            tape = Tape(run_pass(model, x, output))
-            wanted = rows_of(target, slice(0, trees.samples_of(x)), total, tape.output)
-            return tape.explain_leaves(method, wanted)
 
-        whole = any(not t.is_floating_point() for t in trees.tensors_of(here))
-        ids = whole and any(leaf.embedded for leaf in run_pass(model, here, output).leaves)
-        plain = partial(one_map, find("gradient")) if ids else gradient
-        _seconds(lambda: plain(some(here, slice(1))), now)  # warms up
-        unit = _seconds(lambda: plain(here), now)
-        if size < count and not unit >= _QUICK:  # of few small inputs, bookkeeping is all there is
-            return measure(slice(0, count))
-        return [_seconds(partial(one_map, method), now) / unit for method in methods]
+def _measured(
+    model: Model,
+    x: Any,
+    methods: Sequence[Method],
+    wanted: Wanted,
+    output: Part,
+) -> dict[str, float | NotApplicable]:
+    """Each method's cost, or why it has none."""
+    now: Clock = partial(_now, trees.tensors_of(x)[0].device)
 
-    with _aside(device):
-        if isinstance(model, nn.Module):  # its own forward may write buffers
-            try:
-                copied = copy_of(model)
-            except SalienceError:
-                return [float("nan")] * len(methods)
-        part = -(-count // QUARTER)
+    def one_map(method: Method) -> None:
+        tape = Tape(run_pass(model, x, output))
+        tape.explain_leaves(method, wanted(tape.output))
+
+    ids = any(leaf.embedded for leaf in checked_pass(model, x, output).leaves)
+    walked = partial(one_map, find("gradient"))
+    plain = walked if ids else _gradient(model, x, wanted, output)
+    for call in (plain, walked):  # warms up
+        call()
+    unit = _seconds(plain, now)
+    found: dict[str, float | NotApplicable] = {}
+    for method in methods:
         try:
-            return next(in_parts(measure, part, part))[1]
-        except IndexError:  # samples that name one another, as nodes of a graph do
-            return next(in_parts(measure, count, count))[1]
+            found[method.name] = _seconds(partial(one_map, method), now) / unit
+        except NotApplicable as error:
+            found[method.name] = error
+    return found
+
+
+def _gradient(model: Model, x: Any, wanted: Wanted, output: Part) -> Callable[[], None]:
+    """The unit of cost: forward and input gradient by autograd alone."""
+    copied = copy_of(model) if isinstance(model, nn.Module) else model  # a forward may write
+
+    def run() -> None:
+        leaves = trees.each(_leaf, x)
+        floating = [t for t in trees.tensors_of(leaves) if t.requires_grad]
+        try:
+            made = select_output(trees.call(copied, trees.each(Tensor.clone, leaves)), output)
+            scalar = resolve(wanted(made), made.detach())
+            torch.autograd.grad(scalar(made).sum(), floating, allow_unused=True)
+        except RuntimeError as error:
+            if ran_out_of_memory(error):
+                raise
+            raise expected(
+                "a model that plain autograd has a gradient of, for the unit of cost",
+                f"{type(error).__name__}: {error}",
+                "Time salience.explain, whose passes may do without.",
+            ) from error
+
+    return run
 
 
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_() if x.is_floating_point() else x
-
-
-@contextmanager
-def _aside(device: torch.device) -> Iterator[None]:
-    """Where no generator moves, gradients are on, and warnings are left to the maps themselves."""
-    with (
-        warnings.catch_warnings(),
-        generators_kept(device),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        warnings.simplefilter("ignore", SalienceWarning)
-        yield
 
 
 def _now(device: torch.device) -> float:
@@ -117,16 +154,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _seconds(call: Callable[[], Any], now: Callable[[], float]) -> float:
-    """Median seconds; NaN where the call fails, which is for the test itself to say."""
+def _seconds(call: Callable[[], None], now: Clock) -> float:
+    """Median seconds."""
     spent: list[float] = []
     while len(spent) < _RUNS and sum(spent) < _ENOUGH:
         start = now()
-        try:
-            call()
-        except (SalienceError, RuntimeError, IndexError) as error:
-            if ran_out_of_memory(error):
-                raise
-            return float("nan")
+        call()
         spent.append(now() - start)
     return median(spent)

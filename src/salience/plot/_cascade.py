@@ -95,7 +95,7 @@ def cascade(
     >>> import torch, salience.plot
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).eval()
     >>> study = salience.randomization_test(
-    ...     net, torch.randn(1, 1, 8, 8), "gradient", repeats=1, keep_maps=1, progress=False)
+    ...     net, torch.randn(1, 1, 8, 8), "gradient", keep_maps=1, progress=False)
     >>> len(salience.plot.cascade(study).axes)  # the input, trained, one stage
     3
     """

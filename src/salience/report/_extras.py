@@ -26,14 +26,12 @@ class Extras:
     attribution  from `attribution_by_value`
     coverage     method -> operations of the network that it has no rule for
     errors       method -> largest conservation or completeness error
-    costs        method -> its cost, in plain gradients
     score        that verdicts are about
     """
 
     attribution: xarray.Dataset | None = None
     coverage: Mapping[str, Sequence[str]] | None = None
     errors: Mapping[str, float] | None = None
-    costs: Mapping[str, float] | None = None
     score: str | None = None
 
 
@@ -44,7 +42,6 @@ def completed(extras: Extras, study: Study) -> Extras:
         attribution=quarters(study) if extras.attribution is None else extras.attribution,
         coverage=study.uncovered if extras.coverage is None else extras.coverage,
         errors=study.errors if extras.errors is None else extras.errors,
-        costs=study.costs if extras.costs is None else extras.costs,
     )
 
 

@@ -53,12 +53,11 @@ def first_repeat(study: Study, score: str) -> list[Any]:
 def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, Any]]:
     """One row per method, then one per control."""
     rows, others = [], study.other_inputs
-    errors, costs = extras.errors or {}, extras.costs or {}
+    errors = extras.errors or {}
     for v in sorted(judged.values(), key=lambda v: v.role != "method"):  # stable
         numbers = {
             "other_inputs": _mean(others[v.method]),
             "error": errors.get(v.method),
-            "cost": costs.get(v.method),
         }
         rows.append(plain({**asdict(v), **numbers}))
     return rows

@@ -38,7 +38,6 @@ def build(
     attribution: xarray.Dataset | None = None,
     coverage: Mapping[str, Sequence[str]] | None = None,
     errors: Mapping[str, float] | None = None,
-    costs: Mapping[str, float] | None = None,
     score: str | None = None,
     largest: int = LARGEST,
 ) -> Path:
@@ -50,7 +49,6 @@ def build(
     attribution  from `attribution_by_value`; by default quarters of the values of the inputs held
     coverage     method -> operations that it has no rule for, in place of the study's
     errors       method -> largest relative conservation or completeness error, in the same way
-    costs        method -> its cost, in plain gradients, in the same way
     score        that verdicts are about, as in `verdicts`
     largest      bytes that the file may have; maps are made smaller, and then fewer, to fit
 
@@ -62,7 +60,7 @@ def build(
     >>> salience.report.build(study, tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
-    extras = Extras(attribution, coverage, errors, costs, score)
+    extras = Extras(attribution, coverage, errors, score)
     return write(study_of(study), Path(path), extras, title, largest)
 
 

@@ -241,9 +241,10 @@ def choose(given: Methods | None) -> list[Method]:
     each = [given] if isinstance(given, Method) else listed("methods", given, methods)
     chosen: dict[str, Method] = {}
     for method in map(find, each):
-        if chosen.setdefault(method.name, method) is not method:
+        if method.name in chosen:
             cure = 'Give each a name of its own: {"coarse": lrp_epsilon(eps=0.1), ...}.'
             raise expected("methods of different names", f"{method.name!r} twice", cure)
+        chosen[method.name] = method
     return list(chosen.values())
 
 

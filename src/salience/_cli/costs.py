@@ -1,0 +1,31 @@
+"""What maps cost, for a table in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from salience._errors import SalienceError
+from salience._inputs.targets import Target
+from salience._tape.cost import cost
+from salience.rules._method import Method
+
+
+def costs_of(
+    console: Console,
+    network: nn.Module,
+    x: Any,
+    methods: list[Method],
+    target: Target,
+    run: dict[str, Any],
+) -> dict[str, float]:
+    """What a map by each method of a test costs; none, and why, where it cannot be measured."""
+    given = {name: run[name] for name in ("batch_size", "output")}
+    try:
+        return cost(network, x, methods, target, **given)
+    except SalienceError as error:  # a long test is not lost for it
+        console.print(Text(f"The cost was not measured: {error}"))
+        return {}
