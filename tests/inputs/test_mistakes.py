@@ -56,7 +56,8 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
            "expected a model; got the class Flatten. Make one and give it its trained weights: "
            "Flatten(...)."),
     **both("no weights", {"model": net().to("meta")},
-           "expected a model with weights; got parameters on the device meta. Load its weights"),
+           "expected a model with weights; got a parameter that is a tensor on the device meta. "
+           "Load its weights"),
     **both("meta", {"x": X.to("meta")},
            "expected an input with values; got a tensor on the device meta. Load the data"),
     **both("a part on meta", {"x": {"input": X.to("meta")}},

@@ -16,7 +16,7 @@ from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
-from salience._inputs.validation import check_input, check_model, listed, whole_number
+from salience._inputs.validation import check_input, checked_model, listed, whole_number
 from salience._memory import in_parts
 from salience._names import RISE
 from salience._randomization.cascade import Recipe
@@ -112,7 +112,7 @@ def randomization_test(
     >>> dict(data.spearman.sizes)
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
-    check_model(model)
+    model = checked_model(model)
     x = whole(model, x)
     check_input(model, x)
     count = trees.samples_of(x)

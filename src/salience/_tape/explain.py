@@ -14,7 +14,7 @@ from salience._errors import NotApplicable, SalienceWarning, expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
-from salience._inputs.validation import check_input, check_model, listed, whole_number
+from salience._inputs.validation import check_input, checked_model, listed, whole_number
 from salience._memory import in_parts
 from salience._names import ERRORS
 from salience._recording.linear_maps import Weights
@@ -77,7 +77,7 @@ def explain(
     chosen, given = choose(methods), dict(parameters or {})
     _check_options(chosen, given, batch_size)
     whole_number("seed", seed, 0, "The default is 0.")
-    check_model(model)
+    model = checked_model(model)
     weights = Weights()
     results: list[Maps] = []
     with _bar(progress, len(chosen)) as bar:

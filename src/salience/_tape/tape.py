@@ -13,11 +13,11 @@ from torch import Tensor
 from salience._errors import SalienceWarning, expected
 from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
+from salience._inputs.surroundings import check_plain
 from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import (
     check_input,
-    check_model,
-    check_untransformed,
+    checked_model,
     values_like,
 )
 from salience._recording.recording import Recording, check_unchanged
@@ -110,7 +110,7 @@ class Tape:
         **parameters: Any,
     ) -> tuple[Tensor, ...]:
         """`explain`, as one map for each of the leaves."""
-        check_untransformed()
+        check_plain()
         found = find(method)
         bound = found.bound(parameters)
         if strict:
@@ -203,7 +203,7 @@ def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) ->
     >>> {name: tuple(map.shape) for name, map in tape.explain("gradient", target=1).items()}
     {'input1': (1, 3), 'input2': (1, 4)}
     """
-    check_model(model)
+    model = checked_model(model)
     if isinstance(x, Tensor | Mapping | list | tuple):
         x = in_dtype_of(model, x, 2)
     check_input(model, x)
