@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from salience._errors import SalienceError, SalienceWarning, expected
 from salience._inputs import trees
 from salience._inputs.validation import check_form
+
+_WIDE = (torch.float64,)  # what numbers are in Python, and rarely meant
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def whole(model: Callable[..., Any], x: Any) -> Any:
@@ -47,24 +50,36 @@ def is_whole(x: Any) -> bool:
     return trees.is_array(x) or isinstance(x, Mapping | tuple)
 
 
-def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
-    """The inputs, those of float64 as float32 where the model's weights are; x itself if none.
+def in_dtype_of(
+    model: Callable[..., Any], x: Any, calls: int | None, kinds: Container[torch.dtype] = _WIDE
+) -> Any:
+    """The inputs in the dtype of the model's weights; x itself where nothing is converted.
 
-    calls  between the line that a warning is about and this; None: without a warning
+    calls  between the line that a warning about lost digits is about and this; None: no warning
+    kinds  that are converted, where the model has no weights of them: no others
     """
-    if not any(part.dtype == torch.float64 for part in trees.tensors_of(x)):
-        return x
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     dtypes = [p.dtype for p in parameters if p.is_floating_point()]
-    if torch.float64 in dtypes or dtypes[:1] != [torch.float32]:
+    given = {part.dtype for part in trees.tensors_of(x) if part.is_floating_point()}
+    converted = [kind for kind in given.difference(dtypes) if kind in kinds]
+    if not converted or not dtypes or dtypes[0] not in FLOATS:
         return x
-    if calls is not None:
+    own = dtypes[0]
+    digits, largest = torch.finfo(own).eps, torch.finfo(own).max
+    narrowed = [kind for kind in map(torch.finfo, converted)
+                if kind.eps < digits or kind.max > largest]  # fmt: skip
+    if calls is not None and narrowed:
+        name = _name(own)
         warnings.warn(
-            "expected inputs of the model's dtype float32; got float64. They are converted: give "
-            "float32, or model.double(), to choose.",
+            f"expected inputs of the model's dtype {name}; got {narrowed[0].dtype}. They are "
+            f"converted: give {name}, or model.double(), to choose.",
             SalienceWarning, calls + 1,
         )  # fmt: skip
-    return trees.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
+    return trees.each(lambda t: t.to(own) if t.dtype in converted else t, x)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _items(x: Any) -> Iterator[Any]:

@@ -63,8 +63,8 @@ def randomization_test(
 
     model       a module in eval mode; it is not modified, random weights live beside it
     x           a tensor, array or table (N, ...), or integer ids that the model embeds; a tuple of
-                inputs for model(*x), a dict for model(**x); float64 becomes float32 where the
-                model's weights are, with a warning
+                inputs for model(*x), a dict for model(**x); float64 becomes the dtype of the
+                model's weights, with a warning
     methods     names in `salience.methods`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     kind        "standard"; "smooth": maps are means over 10 noisy copies of the input; "efficient":

@@ -46,7 +46,7 @@ def explain(
     x           a tensor, array or table (N, ...); a tuple of them for model(*x), a dict for
                 model(**x); or an iterable of batches (a list, a DataLoader): of a batch (inputs,
                 labels) the first part is used, a dict whole; batches go to the model's device, and
-                float64 becomes float32 where the model's weights are, with a warning
+                float64 becomes the dtype of the model's weights, with a warning
     methods     names in `salience.methods`; by default all that apply (with a warning about others)
     target      which scalar of the output: see the README; lists count over all samples
     batch_size  samples per recorded pass (default: 16 of a tensor, or the iterable's own

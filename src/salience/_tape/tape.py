@@ -183,7 +183,7 @@ def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) ->
     x       a tensor (B, ...); a tuple or list for model(*x); or a dict for model(**x). Floating-
             point inputs are explained; integer ids are explained where the model embeds them;
             masks, flags and scalars are passed along. All on the model's device and of its dtype;
-            float64 becomes float32 where the model's weights are, with a warning
+            float64 becomes the dtype of the model's weights, with a warning
     output  which part to explain where the model returns a tuple or a dict: a key, a position, or
             a path such as (0, "logits") or "0.logits"
 
