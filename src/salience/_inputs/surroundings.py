@@ -26,7 +26,8 @@ def _compiling() -> bool:
 
 def _tracing() -> bool:
     proxies = _C._get_dispatch_mode(_MODES.PROXY)
-    symbols = torch.fx._symbolic_trace._is_fx_tracing_flag  # the function for it logs a line
+    # the flag itself, where torch has one: its function logs a line
+    symbols = getattr(torch.fx._symbolic_trace, "_is_fx_tracing_flag", False)
     return proxies is not None or _C._get_tracing_state() is not None or symbols
 
 
