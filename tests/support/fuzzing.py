@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import signal
 import tempfile
 import traceback
 import warnings
@@ -22,7 +23,8 @@ import pytest
 FIRST = int(os.environ.get("SALIENCE_FUZZ_FIRST", "0"))  # the seed of the first damaged file
 COUNT = int(os.environ.get("SALIENCE_FUZZ", "200"))  # damaged files of each format
 SEEDS = range(FIRST, FIRST + COUNT)
-SECONDS = 60  # that a file may take
+SECONDS = 60  # of a processor, that a file may take
+_WAITING = 10  # times as long it may take on a machine with other work, and where it only waits
 _EVERY = 100  # files between two lines of progress
 _FRAMES = 6  # of where a library hangs
 _FORK = multiprocessing.get_context("fork")  # what is imported, and the whole file, are there
@@ -85,7 +87,9 @@ def _read(
                 process.join()
                 log.seek(0)
                 where = "".join(log.readlines()[: _FRAMES + 2]).strip()
-                yield "", f"its process ended with {process.exitcode}. {where}"
+                late = process.exitcode == -signal.SIGPROF
+                how = f"took {seconds} s" if late else f"its process ended with {process.exitcode}"
+                yield "", f"{how}. {where}"
                 return
         process.join()
 
@@ -98,11 +102,14 @@ def _work(
     log: IO[str],
 ) -> None:
     faulthandler.enable(log)  # of crashes
+    faulthandler.register(signal.SIGPROF, file=log, chain=True)  # which ends the process then
     for seed in seeds:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=log)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        faulthandler.dump_traceback_later(_WAITING * seconds, exit=True, file=log)
         try:
             told.send((attempt(seed), None))
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             told.send(("", f"{error!r} at {where.filename}:{where.lineno}"))
         faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_PROF, 0)
