@@ -294,6 +294,7 @@ BOMBS = [
     ("hiera", {"patch_padding": [3, 8]}, "patch_padding"),
     ("poolformer", {"padding": [8, 1]}, "padding"),
     ("swiftformer", {"down_pad": 8}, "down_pad"),
+    ("perceiver", {"num_blocks": 1000}, "num_blocks"),  # the same weights: half a minute
     ("vit", {"patch_size": [8] * 3}, "image_size"),
     ("convnext", {"patch_size": [8192] * 256},
      "broken or of another kind: Storage size .{,200} Save"),

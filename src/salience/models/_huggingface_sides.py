@@ -1,7 +1,8 @@
 """What the sides of weights say of the numbers that describe their network.
 
-A network is as large as its weights, but its padding has none, and some networks compare every two
-patches of an image in Python while they are built: both can take hours without any memory.
+A network is as large as its weights, but padding and repeated blocks have none, and some networks
+compare every two patches of an image in Python while they are built: without any memory, all of
+these can take minutes to days. This is a bound for damage; weights that say so allow for more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 _MOST = 8192  # a number of a network whose weights have no longer side
 _PADDING = {"padding", "patch_padding", "padding_kv", "padding_q", "down_pad"}
+_REPEATED = {"num_blocks": 256}  # blocks of the same weights
 _SIZES = {"image_size": 224, "patch_size": 16}  # where they are not told
 
 
@@ -33,7 +35,9 @@ def sides_of(shapes: Collection[Sequence[int]]) -> Sides:
 
 def most(name: str, sides: Sides) -> int:
     """The largest number that a field may hold: more padding than a kernel meets no image."""
-    return sides.kernel if name in _PADDING else max(_MOST, sides.longest)
+    if name in _PADDING:
+        return sides.kernel
+    return _REPEATED.get(name, max(_MOST, sides.longest))
 
 
 def patches_of(fields: Mapping[str, Any]) -> int | None:
