@@ -310,11 +310,6 @@ EXPLAIN: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
     "batches of dicts": ({"x": [{"x": inputs()}]}, ("the model takes", "['x']", "by names")),
     "single samples": ({"x": list(inputs())}, ("(B, ...)", "(6,)", "x[None]")),
     "unknown method": ({"methods": ["gradiant"]}, ("", "'gradiant'", "'gradient'?")),
-    "parameters of no method": ({"parameters": {"gradiant": {}}}, ("gradient", "'gradiant'", "")),
-    "parameters of a method not asked for": (
-        {"parameters": {"lrp_epsilon": {}}}, ("gradient", "'lrp_epsilon'", "gradient")),
-    "unknown parameter": ({"methods": ["lrp_epsilon"],
-                           "parameters": {"lrp_epsilon": {"ep": 1}}}, ("(eps)", "'ep'", "'eps'?")),
     "integers": ({"x": np.ones((2, 6), dtype=int)}, ("floating-point", "int64", "float")),
 }  # fmt: skip
 

@@ -109,6 +109,7 @@ def test_other_arrays_are_read_as_inputs_are(run):
     def values(target: Any, start: Any) -> Any:
         method = salience.rules.integrated_gradients(start)
         found = function(dense(), ROWS, method, target, **options)
+        found = found.data if run is randomized else found
         return found["spearman"].values[0] if run is randomized else found["integrated_gradients"]
 
     plain = values(classes, baseline)
@@ -142,7 +143,8 @@ def test_what_is_no_array_of_numbers_is_refused(run, x, got):
 
 # -- float64 ---------------------------------------------------------------------------------------
 
-CONVERTED = "expected inputs of the model's dtype float32; got float64. They are converted"
+CONVERTED = "expected inputs of the model's dtype {}; got float64. They are converted"
+HALVES = [torch.float16, torch.bfloat16]
 
 
 def batches(x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
@@ -155,19 +157,27 @@ GIVEN: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("form", GIVEN)
-def test_float64_for_a_float32_model_is_converted_and_said_once(form):
-    with pytest.warns(SalienceWarning, match=CONVERTED) as caught:
-        maps = salience.explain(
-            dense(), GIVEN[form](ROWS.astype(float)), ["gradient", "lrp_epsilon"], 1, batch_size=2
-        )
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_float64_for_a_narrower_model_is_converted_and_said_once(form, dtype):
+    net, methods = dense().to(dtype), ["gradient", "lrp_epsilon"]
+    told = CONVERTED.format(str(dtype).removeprefix("torch."))
+    with pytest.warns(SalienceWarning, match=told) as caught:
+        maps = salience.explain(net, GIVEN[form](ROWS.astype(float)), methods, 1, batch_size=2)
     assert [warning.filename for warning in caught] == [__file__]
-    plain = salience.explain(dense(), ROWS, ["gradient", "lrp_epsilon"], 1, batch_size=2)
-    assert maps["lrp_epsilon"].dtype == torch.float32
+    plain = salience.explain(net, torch.from_numpy(ROWS).to(dtype), methods, 1, batch_size=2)
+    assert maps["lrp_epsilon"].dtype == dtype
     assert torch.equal(maps["lrp_epsilon"], plain["lrp_epsilon"])
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_other_floats_for_a_half_precision_model_are_refused(dtype):
+    got = f"an input of the model's dtype {dtype}; got torch.float32"
+    with pytest.raises(SalienceError, match=got.removeprefix("an ")):
+        salience.explain(dense().to(dtype), ROWS, "gradient", 1)
+
+
 def test_the_test_and_record_convert_as_explain_does():
-    with pytest.warns(SalienceWarning, match=CONVERTED) as caught:
+    with pytest.warns(SalienceWarning, match=CONVERTED.format("float32")) as caught:
         data = salience.randomization_test(
             dense(),
             ROWS.astype(float),
@@ -179,7 +189,7 @@ def test_the_test_and_record_convert_as_explain_does():
         ).data
     assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(data["spearman"].values, randomized(ROWS))
-    with pytest.warns(SalienceWarning, match=CONVERTED) as caught:
+    with pytest.warns(SalienceWarning, match=CONVERTED.format("float32")) as caught:
         tape = salience.record(dense(), torch.from_numpy(ROWS).double())
     assert [warning.filename for warning in caught] == [__file__]
     assert torch.equal(tape.x, torch.from_numpy(ROWS))
@@ -194,7 +204,7 @@ def test_other_parts_of_the_input_stay_as_they_are():
             return super().forward(x) * scale + ids[:, None]
 
     x = {"x": ROWS.astype(float), "ids": np.arange(5), "scale": np.array(2.0)}
-    with pytest.warns(SalienceWarning, match=CONVERTED) as caught:
+    with pytest.warns(SalienceWarning, match=CONVERTED.format("float32")) as caught:
         maps = salience.explain(Scaled(6, 2).eval(), x, "gradient", 0)["gradient"]
     assert len(caught) == 1
     assert list(maps) == ["x"]
@@ -303,9 +313,11 @@ def networks() -> dict[str, nn.Module]:
     return {"float": dense(), "half": dense().half(), "double": dense().double()}
 
 
-@pytest.mark.parametrize(("net", "said"), [("float", 1), ("half", 0), ("double", 0)])
+@pytest.mark.parametrize("net", networks())
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2"])
-def test_a_file_of_float64_is_converted_and_said_once(tmp_path, monkeypatch, net, said, dtype):
+def test_a_file_of_other_floats_is_converted_and_lost_digits_said(
+    tmp_path, monkeypatch, net, dtype
+):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", ROWS.astype(dtype))
     monkeypatch.setattr("salience.models.load_model", lambda *_, **__: networks()[net])
@@ -313,4 +325,7 @@ def test_a_file_of_float64_is_converted_and_said_once(tmp_path, monkeypatch, net
         app, ["explain", "net", "x.npy", "--methods", "gradient", "-o", "out"]
     )
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("got float64. They are converted") == (said if dtype == "f8" else 0)
+    narrower = {"float": ("f8",), "half": ("f8", "f4"), "double": ()}
+    said = f"got float{8 * int(dtype[1])}. They are converted"
+    assert result.stderr.count("are converted") == (dtype in narrower[net])
+    assert (said in result.stderr) == (dtype in narrower[net])

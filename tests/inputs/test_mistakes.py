@@ -57,7 +57,8 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
            "expected a model; got the class Flatten. Make one and give it its trained weights: "
            "Flatten(...)."),
     **both("no weights", {"model": net().to("meta")},
-           "expected a model with weights; got parameters on the device meta. Load its weights"),
+           "expected a model with weights; got a parameter that is a tensor on the device meta. "
+           "Load its weights"),
     **both("meta", {"x": X.to("meta")},
            "expected an input with values; got a tensor on the device meta. Load the data"),
     **both("a part on meta", {"x": {"input": X.to("meta")}},
@@ -123,7 +124,7 @@ def test_maps_have_no_verdict():
     with pytest.raises(SalienceError) as raised:
         salience.verdicts(explain())
     assert str(raised.value) == (
-        "expected the dataset of a randomisation test; got a dict without one. Maps alone have no "
+        "expected the dataset of a randomisation test; got a Maps without one. Maps alone have no "
         "verdict: give what salience.randomization_test(model, x) returns."
     )
 

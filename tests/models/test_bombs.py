@@ -282,6 +282,28 @@ def test_an_onnx_network_that_makes_much_of_a_few_bytes(tmp_path, case):
         loaded(torch.zeros(1, 3))
 
 
+EXPANDED = ("Expand", ["one", "n"], "w", {})
+PIECES = {
+    "GatherND": ([EXPANDED, ("GatherND", ["v", "w"], "z", {})],
+                 {"v": LONG, "one": [[0]], "n": [1, 10**9]}),
+    "ScatterND": ([EXPANDED, ("ScatterND", ["v", "w", "v"], "z", {})],
+                  {"v": LONG, "one": [[0]], "n": [1, 10**9]}),
+    "none of them": ([("ConstantOfShape", ["n"], "z", {})], {"n": [0, 10**12]}),
+    "Slice": ([EXPANDED, ("Slice", ["w", "a", "b", "c", "d"], "z", {})],
+              {"one": np.zeros(1, "u1"), "n": [5 * 10**9], "a": [-1], "b": [-(2**40)], "c": [0],
+               "d": [-1]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PIECES)
+def test_an_onnx_network_of_many_pieces(tmp_path, case):
+    """Views and empty tensors take no memory; what is made of each of their places does."""
+    nodes, constants = PIECES[case]
+    loaded = load_model(onnx_file(tmp_path / "net.onnx", nodes, **constants))
+    with pytest.raises(SalienceError, match=r"at most (8 GB|1 indices, .*); got"):
+        loaded(torch.zeros(1, 3))
+
+
 def test_a_network_below_the_limit(tmp_path):
     nodes, constants = [("ConstantOfShape", ["n"], "z", {})], {"n": [10**6]}
     file = onnx_file(tmp_path / "net.onnx", nodes, **constants)

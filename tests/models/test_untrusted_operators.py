@@ -5,11 +5,12 @@ import zipfile
 import pytest
 import torch
 from file_nets import export, images, make
+from limits import within
 from test_untrusted_files import MODEL, described, write
 
 from salience import SalienceError
 from salience.models import load_model
-from salience.models._exported.admitted import SAFE_FORMS, picked
+from salience.models._exported.admitted import SAFE_FORMS, in_pieces, picked
 
 REFUSED = """
 _reshape_alias.default as_strided_copy.default set_.source_Tensor resize_.default
@@ -82,6 +83,40 @@ def test_a_number_that_names_a_tensor(tmp_path, good):
     change = first(target="torch.ops.aten.flatten.using_ints", inputs=inputs)
     loaded = load_model(str(write(tmp_path / "net.pt2", described(good, MODEL, change))))
     with pytest.raises(SalienceError, match="a number"):
+        loaded(images())
+
+
+aten = torch.ops.aten
+LONG, NONE = torch.ones(1).expand(2**40), torch.ones(0)
+CUTS = [
+    (aten.tensor_split.sections, (torch.ones(6), 2**31)),
+    (aten.tensor_split.tensor_indices_or_sections, (torch.ones(6), torch.tensor(2**31))),
+    (aten.chunk.default, (NONE, 2**31)), (aten.chunk.default, (LONG, 2**31)),
+    (aten.unsafe_chunk.default, (NONE, 2**31)), (aten.split.Tensor, (LONG, 1)),
+    (aten.unsafe_split.Tensor, (LONG, 1)), (aten.unbind.int, (LONG,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cut", "given"), CUTS, ids=str)
+def test_more_pieces_than_a_file_names(cut, given):
+    """Each is made by itself, though none takes memory of its own: hours for a number in a file."""
+    with within(20, gigabytes=1), pytest.raises(SalienceError, match="2 results, as the file n"):
+        in_pieces(cut, 2)(*given)
+    x = torch.arange(6.0).reshape(2, 3)
+    right = [2] * (len(given) - 1)
+    if cut is aten.tensor_split.tensor_indices_or_sections:
+        right = [torch.tensor([1])]
+    for found, wanted in zip(in_pieces(cut, 2)(x, *right), cut(x, *right), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_pieces_that_a_file_does_not_name_are_not_made(tmp_path, good):
+    x = {"name": "self", "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
+    names = {"as_tensors": [{"name": "conv2d"}, {"name": "other"}]}
+    change = first(target="torch.ops.aten.tensor_split.sections", outputs=[names],
+                   inputs=[x, item("sections", "int", 2**31, 1)])  # fmt: skip
+    loaded = load_model(str(write(tmp_path / "net.pt2", described(good, MODEL, change))))
+    with within(20, gigabytes=1), pytest.raises(SalienceError, match="2 results, as the file n"):
         loaded(images())
 
 

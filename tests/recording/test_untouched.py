@@ -11,6 +11,8 @@ import torch
 from chosen import chosen
 from randomized import study_of
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import salience
 
@@ -212,10 +214,33 @@ def test_nothing_depends_on_global_defaults(other_defaults, default, weights):
 
 NET = Net()
 TAPE = salience.record(NET, x_of())
+
+
+def under_fake_tensors(f, x):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        f(mode.from_tensor(x))
+
+
+def exported(f, x):
+    module = Net()
+    module.forward = f
+    torch.export.export(module, (x,), strict=False)
+
+
 TRANSFORMS = {
-    "grad": lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
-    "vmap": lambda f, x: torch.vmap(f)(x[:, None]),
-    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "grad": (lambda f, x: torch.func.grad(lambda x: f(x).sum())(x), "torch.func"),
+    "vmap": (lambda f, x: torch.vmap(f)(x[:, None]), "torch.func"),
+    "jvp": (lambda f, x: torch.func.jvp(f, (x,), (x,)), "torch.func"),
+    "functionalize": (lambda f, x: torch.func.functionalize(f)(x), "torch.func"),
+    "linearize": (torch.func.linearize, "a trace"),
+    "make_fx": (lambda f, x: make_fx(f)(x), "a trace"),
+    "make_fx, fake": (lambda f, x: make_fx(f, tracing_mode="fake")(x), "a trace"),
+    "make_fx, symbolic": (lambda f, x: make_fx(f, tracing_mode="symbolic")(x), "a trace"),
+    "export": (exported, "torch.export"),
+    "symbolic trace": (lambda f, x: torch.fx.symbolic_trace(f), "a trace"),
+    "jit trace": (lambda f, x: torch.jit.trace(f, x, check_trace=False), "a trace"),
+    "fake tensors": (under_fake_tensors, "FakeTensorMode"),
+    "compile": (lambda f, x: torch.compile(f, backend="eager")(x), "torch.compile"),
 }
 
 
@@ -226,11 +251,52 @@ TRANSFORMS = {
     lambda x: TAPE.explain("gradient"),
 ], ids=["record", "explain", "test", "tape"])  # fmt: skip
 # torch.func.jvp scripts a function of its own when it is first used
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_transforms_of_torch_func_around_the_call_are_refused(transform, call):
-    with pytest.raises(salience.SalienceError, match=r"outside of vmap, grad and jvp"):
+@pytest.mark.filterwarnings("ignore:.*torch.jit.(script|trace):DeprecationWarning")
+@pytest.mark.parametrize(("transform", "told"), TRANSFORMS.values(), ids=TRANSFORMS)
+def test_what_transforms_traces_or_compiles_the_call_is_refused(transform, told, call):
+    with pytest.raises(salience.SalienceError, match=rf"a call on plain .*; got one .* {told}"):
         transform(call, x_of())
+    assert call(x_of()) is not None  # nothing of it is left behind
+
+
+def test_tensors_of_a_fake_mode_have_no_values():
+    with FakeTensorMode() as mode:
+        net, x = Net(), mode.from_tensor(x_of())
+    with pytest.raises(salience.SalienceError, match="an input with values; got a fake tensor"):
+        salience.explain(NET, x, "gradient")
+    with pytest.raises(salience.SalienceError, match="a parameter that is a fake tensor"):
+        salience.explain(net, x_of(), "gradient")
+
+
+# ---------------------------------------------------------------- compiled models
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+@pytest.mark.parametrize("compiled", [
+    lambda net: torch.compile(net, backend="eager"),
+    lambda net: net.compile(backend="eager") or net,
+], ids=["wrapped", "in place"])  # fmt: skip
+def test_a_compiled_model_is_the_model_that_was_compiled(compiled, run_before):
+    model, x = compiled(Net()), x_of()
+    if run_before:
+        model(x)
+    again = salience.explain(model, x)
+    assert all(torch.equal(map, again[name]) for name, map in salience.explain(Net(), x).items())
+    plain, study = test(Net(), x), test(model, x)
+    assert study.drop_vars("cost").identical(plain.drop_vars("cost"))
+
+
+def test_a_compiled_function_has_the_maps_of_the_function():
+    net, x = Net(), x_of()
+    maps = salience.explain(torch.compile(lambda x: net(x), backend="eager"), x, "gradient")
+    assert torch.equal(maps["gradient"], salience.explain(net, x, "gradient")["gradient"])
+
+
+def test_hooks_on_the_compiled_model_are_run():
+    model, x = torch.compile(Net(), backend="eager"), x_of()
+    model.register_forward_hook(lambda module, given, output: 2 * output)
+    doubled = salience.explain(model, x, "gradient")["gradient"]
+    assert torch.equal(doubled, 2 * salience.explain(Net(), x, "gradient")["gradient"])
 
 
 # ---------------------------------------------------------------- scripted modules

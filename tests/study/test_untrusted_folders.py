@@ -275,7 +275,7 @@ BOMBS = [
     ("vit", {"hidden_size": 10**9}, "hidden_size"),
     ("vit", {"hidden_size": 8000, "intermediate_size": 8000}, "larger one: more than"),
     ("vit", {"hidden_size": 10**400}, "hidden_size"),
-    ("vit", {"image_size": 8192, "patch_size": 1}, "larger one: more than"),
+    ("vit", {"image_size": 8192, "patch_size": 1}, "image_size"),
     ("vit", {"id2label": None, "num_labels": 10**8}, "num_labels"),
     ("vit", {"id2label": {str(n): "x" for n in range(10**5)}}, "id2label"),
     ("vit", {"id2label": None, "num_labels": -1}, "num_labels"),
@@ -287,8 +287,19 @@ BOMBS = [
     ("levit", {"image_size": 8192}, "image_size"),  # days of comparing patches in Python
     ("levit", {"patch_size": 1}, "image_size"),
     ("levit", {"patch_size": 0}, "image_size"),
-    ("vit", {"patch_size": [8192] * 256}, "broken or of another kind: Storage size .{,200} Save"),
-    ("beit", {"image_size": 8192, "patch_size": 8}, "larger one: more than"),
+    ("levit", {"image_size": None}, "image_size"),
+    ("levit", {"padding": 4}, "padding"),  # minutes for a pass
+    ("cvt", {"patch_padding": [2, 1, 8]}, "patch_padding"),
+    ("cvt", {"padding_kv": [1, -8, 1]}, "padding_kv"),
+    ("hiera", {"patch_padding": [3, 8]}, "patch_padding"),
+    ("poolformer", {"padding": [8, 1]}, "padding"),
+    ("swiftformer", {"down_pad": 8}, "down_pad"),
+    ("perceiver", {"num_blocks": 1000}, "num_blocks"),  # the same weights: half a minute
+    ("vit", {"patch_size": [8] * 3}, "image_size"),
+    ("convnext", {"patch_size": [8192] * 256},
+     "broken or of another kind: Storage size .{,200} Save"),
+    ("beit", {"image_size": 8192, "patch_size": 8}, "image_size"),
+    ("clip", {"vision_config.image_size": 8192}, "image_size"),
     ("efficientnet", {"depth_coefficient": 1e300}, "depth_coefficient"),
     ("efficientnet", {"depth_coefficient": 8000.0}, "larger one: more than"),
     ("dinov2", {"mlp_ratio": 8000}, "larger one: more than"),
@@ -366,10 +377,10 @@ def test_a_side_without_entries_allows_no_labels(changed):
 
 
 def test_a_pass_of_more_than_a_limit_is_refused(changed):
-    """What pads or enlarges has no weights that would tell."""
-    folder = changed("cvt", {"patch_padding": [2000, 2, 1]})
-    with pytest.raises(SalienceError, match=r"at most 10 MB; got a network with convolution"):
-        load_model(str(folder), max_bytes=10**7)(PICTURE[..., :32, :32])
+    """What strides has no weights that would tell."""
+    folder = changed("cvt", {"patch_stride": [1, 1, 1]})
+    with pytest.raises(SalienceError, match=r"at most 1 MB; got a network with"):
+        load_model(str(folder), max_bytes=10**6)(PICTURE[..., :32, :32])
 
 
 def test_a_budget_counts_one_thread_and_each_place_once():

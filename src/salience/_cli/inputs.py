@@ -15,7 +15,7 @@ from salience._cli.options import parse_numbers
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience._inputs import trees
-from salience._inputs.batches import in_dtype_of
+from salience._inputs.batches import FLOATS, in_dtype_of
 from salience._inputs.images import image_files, read_images
 from salience._inputs.validation import check_samples
 from salience.models import read_torch
@@ -184,21 +184,9 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
         check_batch(network, x)
     if channels_last and isinstance(network, FileModel):  # as figures have them
         network, x = channels_first(network), trees.each(_first, x)
-    return network, _in_dtype_of(network, x), names
+    return network, in_dtype_of(network, x, FLOATS), names
 
 
 def _first(x: Tensor) -> Tensor:
     """(B, H, W, C) as (B, C, H, W)"""
     return x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x
-
-
-def _in_dtype_of(network: nn.Module, x: Any) -> Any:
-    """Inputs of a file in the network's dtype; that digits are lost is said."""
-    x = in_dtype_of(network, x, 1)
-    dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
-
-    def cast(part: Tensor) -> Tensor:
-        same = not part.is_floating_point() or not dtypes or part.dtype in dtypes
-        return part if same else part.to(dtypes[0])
-
-    return trees.each(cast, x)

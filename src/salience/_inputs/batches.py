@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, SalienceWarning, expected
+from salience._errors import SalienceError, expected, warn
 from salience._inputs import trees
 from salience._inputs.validation import check_form
 
+_WIDE = (torch.float64,)  # what numbers are in Python, and rarely meant
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 def whole(model: Callable[..., Any], x: Any) -> Any:
-    """All samples at once, with tensors for arrays; to be called by what the user calls."""
+    """All samples at once, with tensors for arrays."""
     if not is_whole(x) and not isinstance(x, list):
         raise expected(
             "a tensor, an array or a table (B, ...)", type(x).__name__,
             "Load the data first; batches become one by torch.cat(list_of_batches).",
         )  # fmt: skip
-    return in_dtype_of(model, _read(x), 3)
+    return in_dtype_of(model, _read(x))
 
 
 def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int | None]]:
-    """Inputs with the number of their first sample, and of all samples where it is known.
-
-    To be iterated over by what the user calls.
-    """
+    """Inputs with the number of their first sample, and of all samples where it is known."""
     first, form, told = 0, None, False
     for number, item in enumerate([x] if is_whole(x) else _items(x)):
         read = _read(item)
         form = form or _form(read)
         if _form(read) != form:
             raise _unlike(number, _form(read), form)
-        batch = in_dtype_of(model, read, None if told else 3)
+        batch = in_dtype_of(model, read, tell=not told)
         told = told or batch is not read
         count = trees.samples_of(batch)
         yield batch, first, count if is_whole(x) else None
@@ -47,24 +46,35 @@ def is_whole(x: Any) -> bool:
     return trees.is_array(x) or isinstance(x, Mapping | tuple)
 
 
-def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
-    """The inputs, those of float64 as float32 where the model's weights are; x itself if none.
+def in_dtype_of(
+    model: Callable[..., Any], x: Any, kinds: Container[torch.dtype] = _WIDE, tell: bool = True
+) -> Any:
+    """The inputs in the dtype of the model's weights; x itself where nothing is converted.
 
-    calls  between the line that a warning is about and this; None: without a warning
+    kinds  that are converted, where the model has no weights of them: no others
+    tell   that digits are lost, in a warning
     """
-    if not any(part.dtype == torch.float64 for part in trees.tensors_of(x)):
-        return x
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     dtypes = [p.dtype for p in parameters if p.is_floating_point()]
-    if torch.float64 in dtypes or dtypes[:1] != [torch.float32]:
+    given = {part.dtype for part in trees.tensors_of(x) if part.is_floating_point()}
+    converted = [kind for kind in given.difference(dtypes) if kind in kinds]
+    if not converted or not dtypes or dtypes[0] not in FLOATS:
         return x
-    if calls is not None:
-        warnings.warn(
-            "expected inputs of the model's dtype float32; got float64. They are converted: give "
-            "float32, or model.double(), to choose.",
-            SalienceWarning, calls + 1,
-        )  # fmt: skip
-    return trees.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
+    own = dtypes[0]
+    digits, largest = torch.finfo(own).eps, torch.finfo(own).max
+    kinds_of = map(torch.finfo, converted)
+    narrowed = [kind for kind in kinds_of if kind.eps < digits or kind.max > largest]
+    if tell and narrowed:
+        name = _name(own)
+        warn(
+            f"expected inputs of the model's dtype {name}; got {narrowed[0].dtype}. They are "
+            f"converted: give {name}, or model.double(), to choose."
+        )
+    return trees.each(lambda t: t.to(own) if t.dtype in converted else t, x)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _items(x: Any) -> Iterator[Any]:

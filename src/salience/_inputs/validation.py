@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, cut, expected
+from salience._inputs.surroundings import as_written, check_plain, shape_alone
 from salience._inputs.trees import (
     ALONE,
     Leaf,
@@ -26,18 +27,19 @@ from salience._inputs.trees import (
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def check_model(model: Callable[..., Any]) -> None:
-    """Raise unless the model is callable and in eval mode, and torch.func does not watch."""
-    check_untransformed()
+def checked_model(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model as it is written; raise unless it is callable and in eval mode, in a plain call."""
+    check_plain()
+    model = as_written(model)
     if isinstance(model, type):
         cure = f"Make one and give it its trained weights: {model.__name__}(...)."
         raise expected("a model", f"the class {model.__name__}", cure)
     if not callable(model):
         raise expected("a model that can be called", type(model).__name__, "Give a torch module.")
     if isinstance(model, nn.Module):
-        if any(parameter.is_meta for parameter in model.parameters()):
+        if shapes := [kind for p in model.parameters() if (kind := shape_alone(p))]:
             cure = "Load its weights: such a parameter is a shape alone."
-            raise expected("a model with weights", "parameters on the device meta", cure)
+            raise expected("a model with weights", f"a parameter that is {shapes[0]}", cure)
         if trained := [node for module in model.modules() for node in _training_calls(module)]:
             raise expected(
                 "a program exported in eval mode", f"training mode in {', '.join(trained[:3])}",
@@ -49,15 +51,7 @@ def check_model(model: Callable[..., Any]) -> None:
                 "a model in eval mode", f"training mode in {', '.join(training[:3])}",
                 "Call model.eval() first: dropout and batch statistics have no fixed map.",
             )  # fmt: skip
-
-
-def check_untransformed() -> None:
-    """Raise where torch.func transforms what is called."""
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
-        raise expected(
-            "a call outside of vmap, grad and jvp", "one inside of them",
-            "Call salience on the whole batch; it takes gradients of its own.",
-        )  # fmt: skip
+    return model
 
 
 def _running(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -110,9 +104,9 @@ def check_form(x: Any) -> None:
     for key, part in parts_of(x).items():
         if not isinstance(part, Tensor):
             continue
-        if part.is_meta:
+        if kind := shape_alone(part):
             cure = "Load the data: such a tensor is a shape alone."
-            raise expected(f"an {_named(key)} with values", "a tensor on the device meta", cure)
+            raise expected(f"an {_named(key)} with values", kind, cure)
         if part.layout is not torch.strided or part.is_nested:
             got = "a nested tensor" if part.is_nested else f"a tensor of layout {part.layout}"
             cure = "Pad it." if part.is_nested else "Convert it: x.to_dense()."

@@ -16,7 +16,7 @@ from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
-from salience._inputs.validation import check_input, check_model, listed, whole_number
+from salience._inputs.validation import check_input, checked_model, listed, whole_number
 from salience._memory import in_parts
 from salience._names import POSITIVE_METHOD, RISE
 from salience._randomization.comparison import Batch, compared
@@ -59,8 +59,8 @@ def randomization_test(
 
     model       a module in eval mode; it is not modified, random weights live beside it
     x           a tensor, array or table (N, ...), or integer ids that the model embeds; a tuple of
-                inputs for model(*x), a dict for model(**x); float64 becomes float32 where the
-                model's weights are, with a warning
+                inputs for model(*x), a dict for model(**x); float64 becomes the dtype of the
+                model's weights, with a warning
     methods     as for `salience.explain`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     cascade     how the network is randomised: order, stages, repeats, weights, batch_norm, seed
@@ -101,7 +101,7 @@ def randomization_test(
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
     _check_options(cascade, others)
-    check_model(model)
+    model = checked_model(model)
     x = whole(model, x)
     check_input(model, x)
     count = trees.samples_of(x)

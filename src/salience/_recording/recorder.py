@@ -90,12 +90,12 @@ class Recorder(TorchFunctionMode):
         self._reciprocals: set[int] = set()  # values that are 1 / b
         self._chosen: set[int] = set()  # values that the input only chose
         self._layers = 0  # linear maps so far
-        module = model if isinstance(model, nn.Module) else None
-        named = list(module.named_parameters()) if module else []
+        module = isinstance(model, nn.Module)
+        named = list(model.named_parameters()) if module else []
         self._names = {id(parameter): name for name, parameter in named}
         self.state: list[Tensor] = [parameter for _, parameter in named]
         if module:
-            self.state.extend(module.buffers())
+            self.state.extend(model.buffers())
         self._ids_of_state = set(map(id, self.state))
 
     # -- values -----------------------------------------------------------------------------------

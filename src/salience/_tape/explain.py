@@ -12,7 +12,7 @@ from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
-from salience._inputs.validation import check_input, check_model, whole_number
+from salience._inputs.validation import check_input, checked_model, whole_number
 from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
@@ -53,7 +53,7 @@ def explain(
     x           a tensor, array or table (N, ...); a tuple of them for model(*x), a dict for
                 model(**x); or an iterable of batches (a list, a DataLoader): of a batch (inputs,
                 labels) the first part is used, a dict whole; batches go to the model's device, and
-                float64 becomes float32 where the model's weights are, with a warning
+                float64 becomes the dtype of the model's weights, with a warning
     methods     names in `salience.methods` or methods with parameters of their own, such as
                 `salience.rules.lrp_epsilon(eps=1e-2)`; a dict names them: {"coarse": ...}; by
                 default all that apply (with a warning about others)
@@ -105,7 +105,7 @@ def explained(
     if batch_size is not None:
         whole_number("a batch size", batch_size, 1, "The default is 16.")
     whole_number("seed", seed, 0, "The default is 0.")
-    check_model(model)
+    model = checked_model(model)
     weights, left = Weights(), list(methods)
     results: list[Maps[Any]] = []
     with _bar(progress, len(methods)) as bar:

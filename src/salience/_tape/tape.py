@@ -12,11 +12,11 @@ from torch import Tensor
 from salience._errors import NotApplicable, expected, warn
 from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
+from salience._inputs.surroundings import check_plain
 from salience._inputs.trees import Leaf, columns, rows
 from salience._inputs.validation import (
     check_input,
-    check_model,
-    check_untransformed,
+    checked_model,
     values_like,
 )
 from salience._recording.recording import Recording, check_unchanged
@@ -128,7 +128,7 @@ class Tape:
         strict: bool = False,
     ) -> Attribution:
         """`explain`, as one map for each of the leaves."""
-        check_untransformed()
+        check_plain()
         if strict:
             self._refuse_uncovered(method)
         scalar = targets.resolve(target, self.output)
@@ -148,9 +148,9 @@ class Tape:
             if factor is not None and method.relevance:  # afterwards: 1 / value may overflow
                 maps = tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
         if not method.relevance:
-            return Attribution(maps)
+            return Attribution(maps, value=value)
         begin = value if factor is None else value * factor
-        return Attribution(maps, ((_total(maps) - begin) / begin).abs())
+        return Attribution(maps, ((_total(maps) - begin) / begin).abs(), value)
 
     def uncovered(self, method: Method) -> list[str]:
         """The operations that the method, or the one that it averages, has no rule for."""
@@ -206,6 +206,7 @@ def maps_of(
     scalar = targets.resolve(target, tape.output)
     maps: dict[str, Any] = {}
     error: dict[str, Tensor] = {}
+    value: Tensor | None = None
     for method in methods:
         say(method.name)
         try:
@@ -216,6 +217,7 @@ def maps_of(
             warn(f"{method.name} is left out: {reason}")
             continue
         maps[method.name] = trees.at_inputs(tape.x, tape.leaves, made.maps)
+        value = value if made.value is None else made.value
         if made.error is not None:
             error[method.name] = made.error
     used = [method for method in methods if method.name in maps]
@@ -223,7 +225,7 @@ def maps_of(
         maps,
         tape.x,
         tape.output,
-        scalar(tape.output),
+        scalar(tape.output) if value is None else value,
         error,
         {method.name: tape.uncovered(method) for method in used},
         {method.name: method.parameters for method in used},
@@ -245,7 +247,7 @@ def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) ->
     x       a tensor (B, ...); a tuple or list for model(*x); or a dict for model(**x). Floating-
             point inputs are explained; integer ids are explained where the model embeds them;
             masks, flags and scalars are passed along. All on the model's device and of its dtype;
-            float64 becomes float32 where the model's weights are, with a warning
+            float64 becomes the dtype of the model's weights, with a warning
     output  which part to explain where the model returns a tuple or a dict: a key, a position, or
             a path such as (0, "logits") or "0.logits"
 
@@ -265,9 +267,9 @@ def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) ->
     >>> {name: tuple(map.shape) for name, map in tape.explain("gradient", target=1).items()}
     {'input1': (1, 3), 'input2': (1, 4)}
     """
-    check_model(model)
+    model = checked_model(model)
     if isinstance(x, Tensor | Mapping | list | tuple):
-        x = in_dtype_of(model, x, 2)
+        x = in_dtype_of(model, x)
     check_input(model, x)
     return Tape(checked_pass(model, x, output))
 

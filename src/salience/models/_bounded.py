@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -85,7 +86,9 @@ def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]
         if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
             return None
         raise  # what no shape function takes can end the process
-    return [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
+    # an empty tensor by its other sides: what is made of each of its places takes memory
+    return [prod(n or 1 for n in t.shape) * t.itemsize
+            for t in tree_leaves(made) if isinstance(t, Tensor)]  # fmt: skip
 
 
 def _shape_alone(value: Any) -> Any:

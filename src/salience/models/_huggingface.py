@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from salience._files.untrusted import MAX_BYTES, check_size, regular
 from salience.models._budget import no_larger_than
 from salience.models._described import FileModel
 from salience.models._huggingface_fields import Described, described
+from salience.models._huggingface_sides import sides_of
 from salience.models._optional import import_torchvision, need
 from salience.models._weights import read_safetensors, shapes_of
 
 _INSTALL = "pip install 'salience[huggingface]'"
 _TIMM = "pip install 'salience[timm]'"
-# Families that compare every two patches of an image in Python while they are built, and whose
-# weights have a side of as many as there are patches; with the sizes that are not told.
-_COMPARING = {"levit": {"image_size": 224, "patch_size": 16}}
 _LARGEST = 2**23  # bytes of JSON; 22,000 labels by their names are 2 million
 
 
@@ -57,9 +54,7 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     size = sum(regular(part, "weights", "Download them again.") for part in weights)
     check_size(size, f"{folder}", max_bytes)
     shapes = {name: shape for part in weights for name, shape in shapes_of(part).items()}
-    longest = max((max(shape) for shape in shapes.values() if prod(shape) > 1), default=0)
-    architecture = described(config, file, longest)
-    _check_patches(architecture, file, longest)
+    architecture = described(config, file, sides_of(shapes.values()))
     transformers = _import_transformers(folder, architecture)
     state = {  # copied: a network must not change with its file
         name: tensor.clone() for part in weights for name, tensor in read_safetensors(part).items()
@@ -69,18 +64,6 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     shape = (None, _channels(architecture, model), None, None)
     shapes = {"pixel_values": shape}
     return FileModel(model.eval(), shapes, call=_logits(model), max_bytes=max_bytes)
-
-
-def _check_patches(architecture: Described, file: Path, longest: int) -> None:
-    if (sizes := _COMPARING.get(architecture.family)) is None:
-        return
-    side, patch = ({**sizes, **architecture.fields}[name] for name in sizes)
-    whole = isinstance(side, int) and isinstance(patch, int)
-    if not whole or patch < 1 or (side // patch) ** 2 > longest:
-        raise expected(
-            f"image_size in {file} of at most {longest} patches, as its weights have",
-            f"{side} in patches of {patch}", "Download it again.",
-        )  # fmt: skip
 
 
 def _import_transformers(folder: Path, architecture: Described) -> Any:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from salience._errors import SalienceError, expected
+from salience.models._huggingface_sides import Sides, most, patches_of
 
 _TRANSFORMER = """
 hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob
-attention_probs_dropout_prob layer_norm_eps image_size patch_size num_channels
-"""
+attention_probs_dropout_prob layer_norm_eps image_size/patch_size num_channels
+"""  # a/b: of which weights have a number for each patch
 _VIT = f"{_TRANSFORMER} qkv_bias encoder_stride pooler_output_size pooler_act use_mask_token"
 _BEIT = f"""
 {_TRANSFORMER} use_mask_token use_absolute_position_embeddings use_relative_position_bias
@@ -81,7 +82,7 @@ _FAMILIES = {
     "decoder_hidden_size decoder_depth decoder_num_heads normalize_pixel_loss mask_ratio "
     "hidden_size",
     "ijepa": _VIT,
-    "levit": "image_size num_channels kernel_size stride padding patch_size hidden_sizes "
+    "levit": "image_size/patch_size num_channels kernel_size stride padding hidden_sizes "
     "num_attention_heads depths key_dim drop_path_rate mlp_ratio attention_ratio",
     "metaclip_2": "vision_config text_config projection_dim logit_scale_init_value",
     "mobilenet_v1": _MOBILENET,
@@ -170,7 +171,6 @@ _WORDS = frozenset(
     map layernorm batchnorm rmsnorm
     """.split()
 )
-_MOST = 8192  # a number of a network whose weights have no longer side
 _ENTRIES = 256  # of a list: a number for each stage, or for each of its blocks
 _NAME = re.compile(r"[a-zA-Z0-9_]{1,100}(\.\w{1,100})?", re.ASCII)
 
@@ -184,10 +184,10 @@ class Described(NamedTuple):
     classes: list[str]  # what the network is called in transformers
 
 
-def described(config: Mapping[str, Any], file: Path, longest: int) -> Described:
+def described(config: Mapping[str, Any], file: Path, sides: Sides) -> Described:
     """The architecture that a config.json describes, if it describes that and nothing else.
 
-    longest   side of the weights, which no number of labels may pass
+    sides   of the weights, which bound what is told
 
     Errors: SalienceError for a family, a field or a value that no table here allows.
     """
@@ -199,28 +199,29 @@ def described(config: Mapping[str, Any], file: Path, longest: int) -> Described:
             "an image classifier of Hugging Face", f"{file}, broken or of another kind: model_type "
             f"{_short(family)}", f"Families that are read: {', '.join(_FAMILIES)}.",
         )  # fmt: skip
-    bound = max(_MOST, longest)
     fields = {}
     for name, value in _known(config, _FAMILIES[family], file).items():
         if name in _PARTS:
             part = _known(_mapping(value, name, file), _PARTS[name], file, f"{name}.")
             fields[name] = {
-                key: _plain(held, f"{name}.{key}", file, bound) for key, held in part.items()
+                key: _plain(held, key, file, sides, f"{name}.") for key, held in part.items()
             }
+            _check_patches(_PARTS[name], fields[name], file, sides)
         elif name == "architecture":
             fields[name] = _architecture(value, file)
         elif name not in _READ_ASIDE:
-            fields[name] = _plain(value, name, file, bound)
+            fields[name] = _plain(value, name, file, sides)
+    _check_patches(_FAMILIES[family], fields, file, sides)
     for name in _READ_ASIDE.keys() & config.keys():
         _known(_mapping(config[name], name, file), _READ_ASIDE[name], file, f"{name}.")
     classes = config.get("architectures")
     named = [str(name) for name in classes] if isinstance(classes, list) else []
-    return Described(family, fields, _labels(config, file, longest), named)
+    return Described(family, fields, _labels(config, file, sides.longest), named)
 
 
 def _known(config: Mapping[str, Any], names: str, file: Path, above: str = "") -> dict[str, Any]:
     """The fields that are handed on; a field that no table names is refused."""
-    allowed = names.split()
+    allowed = names.replace("/", " ").split()
     aside = {*_ASIDE, *_GENERATION} if above != "model_args." else set()
     for name, value in config.items():
         if name in allowed or name in aside or value in _NOTHING.get(name, ()):
@@ -242,21 +243,33 @@ def _mapping(value: object, name: str, file: Path) -> Mapping[str, Any]:
     return value
 
 
-def _plain(value: Any, name: str, file: Path, bound: int) -> Any:
+def _plain(value: Any, name: str, file: Path, sides: Sides, above: str = "") -> Any:
     """A number, a word of the list, or a list of these."""
     if isinstance(value, list):
         if _count(value) > _ENTRIES:
-            raise _refusal(name, value, file, "a list of numbers for each layer")
-        return [_plain(item, name, file, bound) for item in value]
+            raise _refusal(above + name, value, file, "a list of numbers for each layer")
+        return [_plain(item, name, file, sides, above) for item in value]
     if isinstance(value, str):
         if value.lower() not in _WORDS:
-            raise _refusal(name, value, file, "a word that architectures are described by")
+            raise _refusal(above + name, value, file, "a word that architectures are described by")
         return value
     if value is not None and not isinstance(value, int | float):
-        raise _refusal(name, value, file, "a number or a word")
+        raise _refusal(above + name, value, file, "a number or a word")
+    bound = most(name, sides)
     if value is not None and not abs(value) <= bound:  # nor NaN
-        raise _refusal(name, value, file, f"a number up to {bound}")
+        raise _refusal(above + name, value, file, f"a number up to {bound}")
     return value
+
+
+def _check_patches(names: str, fields: Mapping[str, Any], file: Path, sides: Sides) -> None:
+    """Raise for more patches of an image than any side of the weights has entries."""
+    for pair in filter(lambda name: "/" in name, names.split()):
+        count = patches_of(fields)
+        if count is None or count > sides.longest:
+            told = {name: fields[name] for name in pair.split("/") if name in fields}
+            raise _refusal(
+                pair, told, file, f"sizes with at most the {sides.longest} patches of its weights"
+            )
 
 
 def _count(items: list[Any], depth: int = 4) -> int:

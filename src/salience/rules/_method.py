@@ -22,6 +22,7 @@ class Attribution(NamedTuple):
 
     maps: tuple[Tensor, ...]  # (B, ...) each
     error: Tensor | None = None  # (B,), of methods whose maps have a sum to be held to
+    value: Tensor | None = None  # (B,) of the target, where it was needed
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
-from salience.models._exported.admitted import SAFE_FORMS, check_arguments, operator_of
+from salience.models._exported.admitted import SAFE_FORMS, check_arguments, in_pieces, operator_of
 
 DTYPES = dict(
     enumerate(
@@ -136,11 +136,16 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
         positional, keywords = _bound(node["target"], given)
         if isinstance(function, torch._ops.OpOverload):
             check_arguments(function, positional, keywords)
-            function = SAFE_FORMS.get(function, function)
+            function = SAFE_FORMS.get(function, in_pieces(function, _named(node["outputs"])))
         call = Call(function, positional, keywords, node["outputs"], sorted(names - alive))
         alive |= names
         calls.append(call)
     return calls[::-1]
+
+
+def _named(outputs: list[dict[str, Any]]) -> int:
+    """How many tensors the lists that a call returns have names for."""
+    return sum(len(output.get("as_tensors", ())) for output in outputs)
 
 
 def _function(target: Any) -> Callable[..., Any] | None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from salience._errors import expected
+
 Operands = Sequence[Any]
 Attributes = Mapping[str, Any]
 _DTYPES = {
@@ -77,7 +79,8 @@ def _slice(given: Operands, a: Attributes, opset: int) -> Tensor:
         size = x.shape[axis]
         chosen = range(*slice(start, end, step).indices(size))
         if step < 0:  # down to the first one: ONNX writes an end below -size
-            x = x.index_select(axis, torch.tensor(list(chosen), dtype=torch.long, device=x.device))
+            places = step * torch.arange(len(chosen), device=x.device) + chosen.start
+            x = x.index_select(axis, places)
         else:
             index: list[Any] = [slice(None)] * x.ndim
             index[axis] = slice(chosen.start, max(chosen.start, chosen.stop), step)
@@ -109,7 +112,7 @@ def _gather_nd(given: Operands, a: Attributes, opset: int) -> Tensor:
         torch.arange(x.shape[d], device=x.device).view(-1, *(1,) * (index.ndim - 2 - d))
         for d in range(batch)
     ]
-    return x[(*own, *index.unbind(-1))]
+    return x[(*own, *_by_dimension(index, x.ndim - batch))]
 
 
 def _scatter_nd(given: Operands, a: Attributes, opset: int) -> Tensor:
@@ -117,7 +120,16 @@ def _scatter_nd(given: Operands, a: Attributes, opset: int) -> Tensor:
     kind = a.get("reduction", "none")
     if kind not in ("none", "add"):
         raise NotImplementedError(f"ScatterND that takes the {kind}")
-    return x.index_put(index.unbind(-1), updates, accumulate=kind == "add")
+    return x.index_put(_by_dimension(index, x.ndim), updates, accumulate=kind == "add")
+
+
+def _by_dimension(index: Tensor, most: int) -> tuple[Tensor, ...]:
+    """The indices for each dimension, which lie side by side: a view can have any number."""
+    if index.shape[-1] > most:
+        raise expected(
+            f"at most {most} indices, one for each dimension", f"{index.shape[-1]}", "Export anew."
+        )
+    return index.unbind(-1)
 
 
 def _expand(given: Operands, a: Attributes, opset: int) -> Tensor:
