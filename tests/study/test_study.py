@@ -146,8 +146,11 @@ def test_the_page_of_a_notebook_escapes_what_the_text_makes_printable() -> None:
     [
         (lambda d: d.drop_attrs(), "No verdicts: expected the dataset of a randomisation test"),
         (lambda d: d.isel(sample=0), "No verdicts: expected the dataset of a randomisation test"),
-        (lambda d: d.isel(method=0), "Neither maps nor a test."),
-        (lambda d: xarray.Dataset(), "Neither maps nor a test."),
+        (lambda d: d.drop_vars("role"), "No verdicts: expected the dataset of a randomisation"),
+        (lambda d: d.drop_vars("method"), "No verdicts: expected the dataset of a randomisation"),
+        (lambda d: d.assign_attrs(stage_count="many"), "No verdicts: invalid literal for int"),
+        (lambda d: d.isel(method=0), "Neither maps nor a randomisation test."),
+        (lambda d: xarray.Dataset(), "Neither maps nor a randomisation test."),
     ],
 )
 def test_what_is_printed_never_fails(change: Any, message: str) -> None:
