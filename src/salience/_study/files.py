@@ -26,7 +26,7 @@ def open(path: str | Path) -> Study:
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> study = salience.randomization_test(net.eval(), torch.randn(3, 6), progress=False)
     >>> file = study.save(tempfile.mkdtemp() + "/study.nc")
-    >>> salience.open(file).verdicts() == study.verdicts()
+    >>> salience.open(file).methods == study.methods
     True
     """
     return Study(store.read(Path(path)))

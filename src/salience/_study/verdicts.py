@@ -75,7 +75,7 @@ class Verdicts(Mapping[str, Verdict]):
         """A row for each method and control, a column for each field; `last_SCORE` for each score.
 
         >>> one = Verdict("mine", "method", "sensitive", 0.1, 0.05, 0.15, {"ssim": 0.2}, 0, "")
-        >>> Verdicts({"mine": one}).to_dataframe().loc["mine", "last_ssim"]
+        >>> float(Verdicts({"mine": one}).to_dataframe().loc["mine", "last_ssim"])
         0.2
         """
         import pandas as pd
