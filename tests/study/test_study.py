@@ -216,6 +216,23 @@ def test_a_study_that_cannot_be_written_leaves_the_old_one(
     assert os.listdir(tmp_path) == [file.name]
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_one_that_is_there(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, replace = study.save(tmp_path / "study.zarr"), Path.replace
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.suffix == ".part":
+            raise PermissionError
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PermissionError):
+        Study(study.data.isel(method=[0])).save(file, overwrite=True)
+    assert salience.open(file).verdicts() == study.verdicts()
+    assert os.listdir(tmp_path) == ["study.zarr"]
+
+
 def test_what_could_not_be_opened_is_not_saved(study: Study, tmp_path: Path) -> None:
     with pytest.raises(SalienceError, match=r"expected a file \.nc or \.zarr"):
         study.save(tmp_path / "study.csv")
