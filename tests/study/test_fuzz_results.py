@@ -17,7 +17,7 @@ import xarray
 from fuzzing import SEEDS, endings, progress
 from report_pages import small_net
 
-from salience import Cascade, SalienceError, explain, randomization_test
+from salience import Cascade, SalienceError, Study, explain, randomization_test
 from salience._cli.report import report_command
 from salience._cli.results import save_study
 
@@ -61,8 +61,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     folders = {name: tmp_path_factory.mktemp(name) for name in ("nc", "packed", "zarr", "maps")}
     for name in ("nc", "zarr"):
-        save_study(folders[name], study, name)
-    packing = {n: {"zlib": True, "shuffle": True, "fletcher32": True} for n in study.scores}
+        save_study(folders[name], Study(study.data.assign_attrs(score="ssim")), name)
+    packing = {n: {"zlib": True, "shuffle": True, "fletcher32": True} for n in study.data.data_vars}
     study.data.to_netcdf(folders["packed"] / "study.nc", encoding=packing)
     maps = explain(net, x, names)
     maps.save(folders["maps"] / "maps.nc")

@@ -152,8 +152,11 @@ def test_the_page_of_a_notebook_escapes_what_the_text_makes_printable() -> None:
     [
         (lambda d: d.drop_attrs(), "No verdicts: expected the dataset of a randomisation test"),
         (lambda d: d.isel(sample=0), "No verdicts: expected the dataset of a randomisation test"),
-        (lambda d: d.isel(method=0), "Neither maps nor a test."),
-        (lambda d: xarray.Dataset(), "Neither maps nor a test."),
+        (lambda d: d.drop_vars("role"), "No verdicts: expected the dataset of a randomisation"),
+        (lambda d: d.drop_vars("method"), "No verdicts: expected the dataset of a randomisation"),
+        (lambda d: d.assign_attrs(stage_count="many"), "No verdicts: invalid literal for int"),
+        (lambda d: d.isel(method=0), "Neither maps nor a randomisation test."),
+        (lambda d: xarray.Dataset(), "Neither maps nor a randomisation test."),
     ],
 )
 def test_what_is_printed_never_fails(change: Any, message: str) -> None:
@@ -217,6 +220,23 @@ def test_a_study_that_cannot_be_written_leaves_the_old_one(
         broken.save(file, overwrite=True)
     assert salience.open(file).verdicts() == study.verdicts()
     assert os.listdir(tmp_path) == [file.name]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_one_that_is_there(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, replace = study.save(tmp_path / "study.zarr"), Path.replace
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.suffix == ".part":
+            raise PermissionError
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PermissionError):
+        Study(study.data.isel(method=[0])).save(file, overwrite=True)
+    assert salience.open(file).verdicts() == study.verdicts()
+    assert os.listdir(tmp_path) == ["study.zarr"]
 
 
 def test_what_could_not_be_opened_is_not_saved(study: Study, tmp_path: Path) -> None:

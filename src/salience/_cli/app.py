@@ -277,7 +277,7 @@ def _tested(
     begin = time.perf_counter()
     study = randomization_test(network, x, methods, target, **options)
     told = _circumstances(given, time.perf_counter() - begin)
-    return study.told({"score": given["score"], **told}, names)
+    return study.annotated({"score": given["score"], **told}, names)
 
 
 def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:

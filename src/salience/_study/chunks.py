@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import h5py
 
 DEFLATE, FLETCHER = 1, 3  # numbers of HDF5's filters
 _CHECKSUM = 4  # bytes
@@ -16,7 +19,7 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _REFERENCE = 16  # bytes that HDF5 keeps in the place of a text of any length
 
 
-def check_hdf5(name: str, item: Any, filters: list[int]) -> None:
+def check_hdf5(name: str, item: h5py.Dataset, filters: list[int]) -> None:
     """Raise ValueError where a deflated chunk of an array does not hold its bytes."""
     from h5py import check_string_dtype
 
@@ -24,6 +27,8 @@ def check_hdf5(name: str, item: Any, filters: list[int]) -> None:
         return
     if len(set(filters)) < len(filters):
         raise ValueError(f"{name} is packed twice")
+    if item.chunks is None:
+        raise ValueError(f"{name} is packed, but not in chunks")
     place, text = filters.index(DEFLATE), check_string_dtype(item.dtype)
     width = _REFERENCE if text is not None and text.length is None else item.dtype.itemsize
     wanted = width * math.prod(item.chunks)

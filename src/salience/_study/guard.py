@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salience._files.hdf5 import (
     attribute_bytes,
@@ -25,6 +25,9 @@ from salience._files.hdf5 import (
     member,
 )
 from salience._study.chunks import check_hdf5, check_zstd
+
+if TYPE_CHECKING:
+    import h5py
 
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
@@ -91,12 +94,12 @@ def _hdf5(file: Path, size: int) -> None:
             check_hdf5(name, item, filters)
 
 
-def _longest_text(file: Path, held: Any) -> int:
+def _longest_text(file: Path, held: h5py.File) -> int:
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return longest_text(data, held)
 
 
-def _attributes(name: str, item: Any, longest: int) -> int:
+def _attributes(name: str, item: h5py.File | h5py.Dataset, longest: int) -> int:
     """The bytes that the attributes of an array declare."""
     from h5py import h5t
 

@@ -60,7 +60,7 @@ def check_form(dataset: xarray.Dataset) -> None:
         raise ValueError(f"there is nothing along {', '.join(empty)}")
 
 
-def check_values(name: str, values: np.ndarray[Any, Any], dims: tuple[Any, ...]) -> None:
+def check_values(name: str, values: np.ndarray[Any, Any], dims: tuple[object, ...]) -> None:
     """Raise ValueError where a part of an array holds what no result does.
 
     Maps may hold anything, which is shown as missing; undefined scores are NaN.
@@ -111,7 +111,7 @@ def _check_maps(dataset: xarray.Dataset) -> None:
         _check(dataset, "map_sample", ("map_sample",), "text or whole numbers")
 
 
-def _check(dataset: xarray.Dataset, name: str, dims: tuple[Any, ...], kind: str) -> None:
+def _check(dataset: xarray.Dataset, name: str, dims: tuple[object, ...], kind: str) -> None:
     if name not in dataset.variables:
         raise ValueError(f"there is no {name}")
     held = dataset[name].variable

@@ -82,8 +82,8 @@ class Study:
     @property
     def roles(self) -> dict[str, str]:
         """ "method" or a control's role, for each method and control."""
-        names, roles = (self._texts(name) for name in ("method", "role"))
-        return dict(zip(names, roles, strict=True))
+        names = self._texts("method")
+        return dict(zip(names, self._texts("role") or ["method"] * len(names), strict=False))
 
     @property
     def methods(self) -> list[str]:
@@ -203,11 +203,11 @@ class Study:
         return list(map(str, range(self.data.sizes.get("map_sample", 0))))
 
     def _texts(self, name: str) -> list[str]:
-        return (
-            list(map(str, np.ravel(self.data[name].values))) if name in self.data.variables else []
-        )
+        if name not in self.data.variables:
+            return []
+        return list(map(str, np.ravel(self.data[name].values)))
 
-    def told(self, attributes: Mapping[str, Any], names: Sequence[str]) -> Study:
+    def annotated(self, attributes: Mapping[str, Any], names: Sequence[str]) -> Study:
         """The same, with more attributes, and with names for the inputs whose maps were kept."""
         data = self.data.assign_attrs(attributes)
         if self.has_maps:
@@ -287,12 +287,12 @@ class Study:
         """The verdicts, or why there are none: what is printed never fails."""
         if not self.tested:
             return (
-                "Maps, and no randomisation test." if self.has_maps else "Neither maps nor a test."
+                f"{'Maps, and no' if self.has_maps else 'Neither maps nor a'} randomisation test."
             )
         try:
             return self.verdicts()
-        except SalienceError as error:
-            return f"No verdicts: {error}"
+        except (ValueError, TypeError, LookupError) as error:  # of data that were changed
+            return printable(f"No verdicts: {error}")
 
 
 def study_of(given: Study | xarray.Dataset) -> Study:

@@ -74,8 +74,9 @@ class Verdicts(Mapping[str, Verdict]):
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each method and control, a column for each field; `last_SCORE` for each score.
 
-        >>> Verdicts({}).to_dataframe().empty
-        True
+        >>> one = Verdict("mine", "method", "sensitive", 0.1, 0.05, 0.15, {"ssim": 0.2}, 0, "")
+        >>> float(Verdicts({"mine": one}).to_dataframe().loc["mine", "last_ssim"])
+        0.2
         """
         import pandas as pd
 

@@ -24,6 +24,8 @@ from salience.report._extras import Extras, completed
 
 if TYPE_CHECKING:
     import xarray
+    from jinja2 import Template
+    from markupsafe import Markup
 
 LARGEST = 15_000_000  # bytes of the file
 _RESERVE = 500_000  # for numbers, tables and names, beside scripts and pixels
@@ -109,7 +111,7 @@ def render(
     )
 
 
-def _template() -> Any:
+def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -240,7 +242,7 @@ def _asset(name: str) -> str:
     return files("salience.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _json(value: Any) -> Any:
+def _json(value: Any) -> Markup:
     """JSON that no string in it can leave: it stands in a script element."""
     from markupsafe import Markup
 
