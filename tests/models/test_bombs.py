@@ -345,6 +345,16 @@ def test_a_size_that_values_decide_is_watched_at_every_input(network):
         model(many)
 
 
+@pytest.mark.parametrize("call", [
+    lambda x: x.unbind(0), lambda x: x.split(1),
+    lambda x: torch.gru(torch.ones(1, 1, 1), x[:, None, None], [torch.ones(3, 1)] * 2, False, 1,
+                        0.0, False, False, False),
+], ids=["unbind", "split", "gru"])  # fmt: skip
+def test_pieces_without_memory_of_their_own(call):
+    with pytest.raises(SalienceError, match=r"1048576 pieces of a tensor; got .* into 500000000"):
+        hidden(lambda: call(torch.ones(1).expand(5 * 10**8)), 8 * GB)
+
+
 def test_as_many_as_a_value_says():
     """Which no shape tells."""
     with Bounded(10**6):

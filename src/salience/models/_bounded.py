@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -17,6 +18,26 @@ _BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's
 _READ = torch.ops.aten._local_scalar_dense.default  # a value as a number of Python
 
 _BEYOND = 2**63  # bytes, which torch cannot count
+
+_ATEN = torch.ops.aten
+# Into how many tensors an operator cuts one, at most: torch makes each, and memory bounds none.
+PIECES: dict[Any, Callable[..., int]] = {
+    _ATEN.tensor_split.sections: lambda self, sections, dim=0: sections,
+    _ATEN.tensor_split.tensor_indices_or_sections: lambda self, tensor_indices_or_sections, dim=0: (
+        int(tensor_indices_or_sections) if tensor_indices_or_sections.ndim == 0
+        else len(tensor_indices_or_sections) + 1
+    ),
+    _ATEN.unbind.int: lambda self, dim=0: self.shape[dim],
+    **dict.fromkeys(
+        (_ATEN.split.Tensor, _ATEN.unsafe_split.Tensor),
+        lambda self, split_size, dim=0: -(-self.shape[dim] // max(split_size, 1)),
+    ),
+    **dict.fromkeys(
+        (_ATEN.chunk.default, _ATEN.unsafe_chunk.default),
+        lambda self, chunks, dim=0: min(chunks, self.shape[dim] or chunks),
+    ),
+}  # fmt: skip
+_MOST_PIECES = 2**20
 
 
 class Bounded(TorchDispatchMode):
@@ -42,6 +63,7 @@ class Bounded(TorchDispatchMode):
     ) -> Any:
         given = dict(kwargs or {})
         try:
+            _check_pieces(func, args, given)
             sizes = _sizes(func, args, given)
             self.by_values |= sizes is None or func in (_READ, _BY_VALUES)
             self._check(func, sizes or [])
@@ -64,6 +86,14 @@ class Bounded(TorchDispatchMode):
                     "layers as large as the weights in the file", "layers that take more than "
                     f"{in_words(self._total)} when they are built", "Save the network again.",
                 )  # fmt: skip
+
+
+def _check_pieces(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+    if func in PIECES and (made := PIECES[func](*args, **given)) > _MOST_PIECES:
+        raise expected(
+            f"at most {_MOST_PIECES} pieces of a tensor", f"a network with {func.__name__} into "
+            f"{made}", "Save the network without it.",
+        )  # fmt: skip
 
 
 def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from salience._errors import SalienceError, expected
+from salience.models._bounded import PIECES
 
 _ELEMENTWISE = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or
@@ -173,29 +174,9 @@ SAFE_FORMS: dict[Any, Callable[..., Any]] = {
 }
 
 
-_aten = torch.ops.aten
-# Into how many tensors an operator cuts one, at most: torch makes each, and memory bounds none.
-_PIECES: dict[Any, Callable[..., int]] = {
-    _aten.tensor_split.sections: lambda self, sections, dim=0: sections,
-    _aten.tensor_split.tensor_indices_or_sections: lambda self, tensor_indices_or_sections, dim=0: (
-        int(tensor_indices_or_sections) if tensor_indices_or_sections.ndim == 0
-        else len(tensor_indices_or_sections) + 1
-    ),
-    _aten.unbind.int: lambda self, dim=0: self.shape[dim],
-    **dict.fromkeys(
-        (_aten.split.Tensor, _aten.unsafe_split.Tensor),
-        lambda self, split_size, dim=0: -(-self.shape[dim] // max(split_size, 1)),
-    ),
-    **dict.fromkeys(
-        (_aten.chunk.default, _aten.unsafe_chunk.default),
-        lambda self, chunks, dim=0: min(chunks, self.shape[dim] or chunks),
-    ),
-}  # fmt: skip
-
-
 def in_pieces(function: Any, named: int) -> Callable[..., Any]:
     """An operator that refuses to cut a tensor into more pieces than the file names."""
-    count = _PIECES.get(function)
+    count = PIECES.get(function)
     if count is None:
         return function
 
