@@ -39,21 +39,22 @@ def step_of(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], place: int, weights: Weights
 ) -> Step | None:
     """What a call does to its operand at a place, if it shifts or scales it by constants."""
-    if name in ("batch_norm", "instance_norm"):
+    step = kinds.of(name).step
+    if step == "batch_norm":
         return _batch_norm(args, weights)
-    if name not in kinds.SHIFTS_AND_SCALES or kwargs or not 1 <= len(args) <= 2:
+    if step is None or kwargs or not 1 <= len(args) <= 2:
         return None
-    if name in ("neg", "negative"):
+    if step == "neg":
         return Step(0, args[0].new_full((), -1.0), None)
     constant = _constant(args[1 - place], args[place]) if len(args) == 2 else None
     if constant is None:
         return None
-    if name in ("mul", "multiply"):
+    if step == "mul":
         return Step(place, constant, None)
-    if name in kinds.DIVISIONS:
+    if step == "div":
         return Step(0, weights.derive("1 /", torch.reciprocal, constant), None)
-    if name in ("sub", "subtract", "rsub"):
-        if (place == 0) == (name != "rsub"):  # a - constant
+    if step in ("sub", "rsub"):
+        if (place == 0) == (step == "sub"):  # a - constant
             return Step(place, None, weights.derive("-", torch.neg, constant))
         return Step(place, constant.new_full((), -1.0), constant)
     return Step(place, None, constant)

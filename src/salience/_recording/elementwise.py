@@ -51,11 +51,10 @@ class Elements:
         self, operation: Operation, operands: Mapping[int, Tensor], result: Any
     ) -> int | None:
         """The value that the result of a call is made of element by element."""
-        if operation.kind == "detached" or operation.name not in kinds.ELEMENTWISE or not operands:
+        known = kinds.of(operation.name)
+        if operation.kind == "detached" or not known.elementwise or not operands:
             return None
-        if operation.name in kinds.SHIFTS and is_affine(
-            operation, self._trace.dependent
-        ):  # a bias, of a linear map
+        if known.shifts and is_affine(operation, self._trace.dependent):  # a linear map's bias
             return None
         shapes = {tensor.shape for tensor in operands.values()}
         if not isinstance(result, Tensor) or shapes != {result.shape}:
@@ -155,7 +154,7 @@ class Elements:
             return False
         inner = self._trace.producers[before]
         halves = (operation, inner)
-        if not all(half.name in kinds.BOUNDS for half in halves):
+        if not all(kinds.of(half.name).bound for half in halves):
             return False
         if all(half.kind != "relu" for half in halves):
             return False
@@ -168,7 +167,7 @@ class Elements:
 
     def _kind(self, value: int, root: int, begin: Tensor, operations: list[Operation]) -> str:
         """The kind of a spelled-out function: what it does says whether it is a ReLU."""
-        if all(operation.name not in kinds.KINKED for operation in operations):
+        if not any(kinds.of(operation.name).kinked for operation in operations):
             return "activation"
         probe = torch.tensor(_PROBE, dtype=begin.dtype)
         y = self._at(probe, value, root, begin)
@@ -202,7 +201,7 @@ _PROBE = (-1e4, -37.5, -2.5, -1.0, -0.25, -(2**-10), 0.0, 2**-10, 0.25, 1.0, 2.5
 
 def is_affine(operation: Operation, dependent: set[int]) -> bool:
     """Whether a call shifts or scales by constants of several entries, or by parameters."""
-    if operation.name not in kinds.SHIFTS_AND_SCALES or operation.kind not in _PLAIN:
+    if not kinds.of(operation.name).shifts_or_scales or operation.kind not in _PLAIN:
         return False
     constants = [arg for arg in operation.args if isinstance(arg, Tensor)]
     inputs = set(operation.inputs())
@@ -242,8 +241,8 @@ def _is_one(operations: list[Operation], dependent: set[int]) -> bool:
         return True
     if _is_straight(last) or all(_keeps_zero(operation) for operation in inner):
         return False
-    bent = {operation.name for operation in inner if not _is_straight(operation)}
-    return last.kind != "reciprocal" or not bent <= kinds.ROOTS
+    bent = [operation for operation in inner if not _is_straight(operation)]
+    return last.kind != "reciprocal" or not all(kinds.of(part.name).root for part in bent)
 
 
 def _scales_one(operations: list[Operation], root: int) -> bool:
@@ -257,13 +256,14 @@ def _adds_relus(operations: list[Operation]) -> bool:
 
 
 def _is_straight(operation: Operation) -> bool:
-    return operation.name in kinds.STRAIGHT and operation.kind in _PLAIN
+    return kinds.of(operation.name).straight and operation.kind in _PLAIN
 
 
 def _keeps_zero(operation: Operation) -> bool:
     """Whether a call gives 0 at 0, whatever its constants are."""
-    scales = _is_straight(operation) and operation.name not in kinds.SHIFTS
-    return scales or operation.kind == "relu" or operation.name in kinds.ACTIVATIONS
+    known = kinds.of(operation.name)
+    scales = _is_straight(operation) and not known.shifts
+    return scales or operation.kind == "relu" or known.zero
 
 
 def function_of(

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected
-from salience._operations.kinds import LIKE_ANOTHER
+from salience._operations import kinds
 from salience._recording.trace import leaves
 
 _TAG = "_salience_ids"
-EMBEDDINGS = frozenset("embedding embedding_bag index_select __getitem__".split())
-_POSITIONS = frozenset("argmax argmin argsort searchsorted bucketize nonzero bincount".split())
 
 
 class Origin(NamedTuple):
@@ -48,7 +46,7 @@ class Ids:
     def embedded(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
         """The ids that a call looks up in a table of numbers, if it does."""
         tables = [t for t in leaves((args, kwargs), Tensor) if t.is_floating_point()]
-        if name not in EMBEDDINGS or len(tables) != 1:
+        if not kinds.of(name).embeds or len(tables) != 1:
             return None
         if name == "__getitem__":
             index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
@@ -60,9 +58,10 @@ class Ids:
 
     def follow(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """Mark the results of a call that are ids still."""
-        if name in _POSITIONS:
+        known = kinds.of(name)
+        if known.positions:
             return
-        if name in LIKE_ANOTHER:  # the second operand gives a shape or a type
+        if known.alone:  # the second operand gives a shape or a type
             args, kwargs = args[:1], {}
         operands = [t for t in leaves((args, kwargs), Tensor) if self.origin(t) is not None]
         for tensor in leaves(result, Tensor) if operands else ():

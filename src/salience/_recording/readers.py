@@ -67,7 +67,7 @@ class Readers:
             whole = tail.shape if tail is not None and site.head is not None else result.shape
             layouts = tail.layouts if tail is not None and site.head is not None else ()
             self._tails[value] = Tail(head, len(head.chain), whole, layouts)
-        elif operation.name in kinds.LAYOUTS and operation.kind == "structural":
+        elif kinds.of(operation.name).layout and operation.kind == "structural":
             before = self._values.number(operands[0])
             tail = self._tails.get(before) if before is not None else None
             alone = len(leaves((operation.args, operation.kwargs), Ref)) == 1

@@ -26,8 +26,7 @@ from salience._errors import expected
 from salience._inputs import trees
 from salience._operations import kinds
 from salience._operations.expansion import past_dispatch
-from salience._operations.operands import flattened, linear_slots, of_itself, positional
-from salience._operations.parts import FUSED, parts_of
+from salience._operations.operands import flattened, linear_slots, of_itself, parts_of, positional
 from salience._operations.pure import (
     functional_form,
     placed,
@@ -194,7 +193,7 @@ class Recorder(TorchFunctionMode):
         if kinds.is_python(func) and func not in self._expanding[-1:]:
             return self._expand(func, args, kwargs)
         name = kinds.operation_name(func)
-        if name in kinds.QUERIES or name in kinds.READS or name in kinds.LIKENESSES:
+        if kinds.of(name).aside:
             return self._ask(func, name, args, kwargs)
         if self._ids.any:
             return self._call_with_ids(func, name, args, kwargs)
@@ -247,7 +246,7 @@ class Recorder(TorchFunctionMode):
         """A question about a tensor, which is no part of the computation."""
         if self._replaced:
             args, kwargs = tree_map(self.current, (args, kwargs), Tensor)
-        self.trace.branches |= name in kinds.READS and self.values.depends((args, kwargs))
+        self.trace.branches |= kinds.of(name).read and self.values.depends((args, kwargs))
         return func(*args, **kwargs)
 
     def _expand(self, func: types.FunctionType, args: Any, kwargs: Any) -> Any:
@@ -277,7 +276,7 @@ class Recorder(TorchFunctionMode):
         target = self.current(handle)
         if result is target:
             return handle
-        if name in kinds.RESHAPES_IN_PLACE:  # nothing is written: the handle is another view now
+        if kinds.of(name).reshapes:  # nothing is written: the handle is another view now
             if not target._is_view():
                 result = self._apply(torch.clone, "clone", (result,), {})
             self._replace(target, result)
@@ -303,7 +302,7 @@ class Recorder(TorchFunctionMode):
 
     def _refuse_detached(self, target: Tensor, name: str) -> None:
         producer = self.trace.producers.get(self.values.number(target))  # type: ignore[arg-type]
-        if producer is not None and producer.name in ("detach", "data"):
+        if producer is not None and kinds.of(producer.name).detached:
             raise expected(
                 "writes into tensors that autograd sees", f"{name} on a result of {producer.name}",
                 "Write into the tensor itself, or into a clone.",
@@ -331,17 +330,18 @@ class Recorder(TorchFunctionMode):
     def _apply(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Run a pure call on values and put it on the trace."""
         name, func, args, kwargs = of_itself(name, func, args, kwargs)
+        known = kinds.of(name)
         operands = [t for t in leaves((args, kwargs), Tensor) if self.values.number(t) is not None]
         if not operands:
             return func(*args, **kwargs)
-        depends = self.values.depends(args[:1] if name in kinds.LIKE_ANOTHER else operands)
+        depends = self.values.depends(args[:1] if known.alone else operands)
         chosen = depends and selects(name, args, kwargs, self.values.depends)
         depends = depends and not chosen and not asks_finiteness(name, args)
         chosen = chosen or any(self.values.number(t) in self._chosen for t in operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
         parts = None
-        if depends and name in FUSED:
+        if depends and known.parts is not None:
             is_linear = linear_slots(name, self.values.depends, args) is not None
             parts = parts_of(name, args, kwargs, is_linear)
         if parts is not None:
@@ -350,7 +350,7 @@ class Recorder(TorchFunctionMode):
         device = operands[0].device.type
         if torch.is_autocast_enabled(device):
             func = under_autocast(func, device, torch.get_autocast_dtype(device))
-        if name in ("batch_norm", "instance_norm") and len(args) > 5 and args[5]:
+        if known.step == "batch_norm" and len(args) > 5 and args[5]:
             args = (*args[:3], None, None, *args[5:])  # running statistics are only written
         operation = Operation(name, "weights", func, args, kwargs, (), (), depends)
         if depends:
@@ -457,7 +457,7 @@ class Recorder(TorchFunctionMode):
     def _maker(self, tensor: Tensor) -> Operation | None:
         """The call that made the entries of a value, rearranged since or not."""
         maker = self.trace.producers.get(self.values.number(tensor))  # type: ignore[arg-type]
-        while maker is not None and maker.kind == "structural" and maker.name in kinds.LAYOUTS:
+        while maker is not None and maker.kind == "structural" and kinds.of(maker.name).layout:
             before = next((n for n in maker.inputs() if n in self.trace.dependent), -1)
             maker = self.trace.producers.get(before)
         return maker
@@ -466,7 +466,9 @@ class Recorder(TorchFunctionMode):
         """Whether a constant is a linear map's result, as a recurrent layer's of its first state:
         of each sample its own, and no bias."""
         producer = self.trace.producers.get(self.values.number(value))  # type: ignore[arg-type]
-        return producer is not None and not producer.depends and producer.name in kinds.CONTRACTIONS
+        if producer is None or producer.depends:
+            return False
+        return kinds.of(producer.name).contraction is not None
 
     def _register(self, operation: Operation, operands: list[Tensor]) -> None:
         trace = self.trace

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from salience._operations.held_norms import spread_held
-from salience._operations.kinds import ACTIVATIONS
-from salience._operations.operands import Slots, channel_dims, contraction, fold_scale
+from salience._operations import kinds
+from salience._operations.contractions import Slots, channel_dims, fold_scale, form_of
 from salience._recording.hinge import Ruled, Walk
 from salience._recording.linear_maps import Weights
 from salience._recording.linear_sites import AffineSite, LinearSite
@@ -112,21 +111,21 @@ def make_site(
     walk: Walk, weights: Weights, operation: Operation, args: Any, kwargs: Any, first: bool
 ) -> Site | None:
     """The site of an operation whose kind rules treat, for these operands."""
-    slots = operation.slots
-    if slots is not None:
+    slots, known = operation.slots, kinds.of(operation.name)
+    if slots is not None and known.contraction is not None:
         has_bias = slots.bias is not None and len(args) > slots.bias
         bias = args[slots.bias] if slots.bias is not None and has_bias else None
         weight = args[slots.weight]
         call = linear_call(operation.function, slots, args, kwargs)
         site = LinearSite(walk, weights, call, weight, bias, first)
-        site.dense = operation.name == "linear"
-        site.channels = channel_dims(operation.name, slots, args, kwargs)
-        form = contraction(operation.name, args, kwargs)
+        site.dense = known.contraction.form == "linear"
+        site.channels = channel_dims(known.contraction, slots, args, kwargs)
+        form = form_of(known.contraction, args, kwargs)
         site.fold_scale = partial(fold_scale, form, slots, weight)
         return site
     if operation.kind in ("relu", "bounded_relu", "activation"):
         keeps_input = operation.name != "relu"
-        shifted = operation.kind == "activation" and operation.name not in ACTIVATIONS
+        shifted = operation.kind == "activation" and not known.zero
         return ElementSite(
             walk, operation.kind, of_operands(operation, args, kwargs), keeps_input, shifted
         )
@@ -134,8 +133,9 @@ def make_site(
         return JointSite(
             walk, operation.kind, of_operands(operation, args, kwargs), operation.shares
         )
-    if operation.kind == "normalization":
-        held = partial(spread_held, operation.name, args=args[1:])
+    if operation.kind == "normalization" and known.held is not None:
+        function, rest = known.held, args[1:]
+        held = lambda x: function(x, *rest)  # noqa: E731
         return NormSite(walk, of_operands(operation, args, kwargs), held)
     return None
 
