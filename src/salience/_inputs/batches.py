@@ -18,9 +18,10 @@ def whole(model: Callable[..., Any], x: Any) -> Any:
     """All samples at once, with tensors for arrays; to be called by what the user calls."""
     if not is_whole(x) and not isinstance(x, list):
         raise expected(
-            "a tensor, an array or a table (B, ...)", type(x).__name__,
+            "a tensor, an array or a table (B, ...)",
+            type(x).__name__,
             "Load the data first; batches become one by torch.cat(list_of_batches).",
-        )  # fmt: skip
+        )
     return in_dtype_of(model, _read(x), 3)
 
 
@@ -62,8 +63,9 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
         warnings.warn(
             "expected inputs of the model's dtype float32; got float64. They are converted: give "
             "float32, or model.double(), to choose.",
-            SalienceWarning, calls + 1,
-        )  # fmt: skip
+            SalienceWarning,
+            calls + 1,
+        )
     return trees.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
 
 
@@ -71,9 +73,10 @@ def _items(x: Any) -> Iterator[Any]:
     """The inputs of each batch of an iterable."""
     if isinstance(x, str | bytes) or not isinstance(x, Iterable):
         raise expected(
-            "a tensor, an array or an iterable of batches", type(x).__name__,
+            "a tensor, an array or an iterable of batches",
+            type(x).__name__,
             "Load the data first, for example with numpy.load.",
-        )  # fmt: skip
+        )
     for item in x:
         batch = item[0] if isinstance(item, list | tuple) and item else item
         if not is_whole(batch) and not isinstance(batch, list):

@@ -33,9 +33,10 @@ def select_output(outputs: Any, part: Part) -> Tensor:
     known = _items(outputs)
     if part is not None and known is None:
         raise expected(
-            "a tuple or dict from the model, for output=", type(outputs).__name__,
+            "a tuple or dict from the model, for output=",
+            type(outputs).__name__,
             "Leave output out.",
-        )  # fmt: skip
+        )
     path: Sequence[Any] = part if isinstance(part, tuple) else () if part is None else (part,)
     if isinstance(part, str) and part not in (known or {}):
         path = part.split(".")
@@ -85,24 +86,27 @@ def _alone(outputs: Any) -> Any:
         return outputs
     if isinstance(outputs, list | tuple) and all(isinstance(item, Mapping) for item in outputs):
         raise expected(
-            "a tensor (B, ...) from the model", "a list of dicts, as detectors return for each "
-            "image", "Explain what the head makes of the whole batch, before boxes are selected: "
+            "a tensor (B, ...) from the model",
+            "a list of dicts, as detectors return for each image",
+            "Explain what the head makes of the whole batch, before boxes are selected: "
             "wrap the model in a module that returns those class scores or boxes.",
-        )  # fmt: skip
+        )
     names = [path[0] if len(path) == 1 else path for path in found]
     raise expected(
-        "one tensor from the model", f"a {type(outputs).__name__} with {names}",
+        "one tensor from the model",
+        f"a {type(outputs).__name__} with {names}",
         f"Name the part to explain, for example output={names[0]!r}.",
-    )  # fmt: skip
+    )
 
 
 def _floating(output: Any) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = f"{output.dtype} values" if isinstance(output, Tensor) else type(output).__name__
         raise expected(
-            "a floating-point output tensor of the model", got,
+            "a floating-point output tensor of the model",
+            got,
             "Explain the layer before it is turned into labels (logits, not argmax).",
-        )  # fmt: skip
+        )
     return output
 
 
@@ -135,8 +139,9 @@ def resolve(target: Target, output: Tensor) -> Scalar:
 def _unusable(target: Target) -> SalienceError:
     return expected(
         'a target: 3, (3, 5), [1, 7, 2], "argmax", an index tuple, a mask or a function',
-        repr(target), "See the table of targets in the README.",
-    )  # fmt: skip
+        repr(target),
+        "See the table of targets in the README.",
+    )
 
 
 def _integer(value: Any) -> int:
@@ -155,9 +160,10 @@ def _argmax(output: Tensor) -> Scalar:
         return lambda out: out
     if output.ndim != 2:
         raise expected(
-            "an output (B, K) for the target 'argmax'", f"an output {tuple(output.shape)}",
+            "an output (B, K) for the target 'argmax'",
+            f"an output {tuple(output.shape)}",
             "Give an index such as (class, row, col), or a mask of the output's shape.",
-        )  # fmt: skip
+        )
     if output.shape[1] == 0:
         raise expected("an output with at least one value", f"{tuple(output.shape)}", "")
     return _gather(output.argmax(1))
@@ -174,15 +180,17 @@ def _index(index: tuple[int, ...], output: Tensor) -> Scalar:
         return lambda out: out
     if len(index) != len(shape):
         raise expected(
-            f"{len(shape)} indices for one sample's output of shape {shape}", f"{index}",
+            f"{len(shape)} indices for one sample's output of shape {shape}",
+            f"{index}",
             "For dense outputs give (class, row, col) or a mask.",
-        )  # fmt: skip
+        )
     for i, size in zip(index, shape, strict=True):
         if not -size <= i < size:
             raise expected(
-                f"a target from {-size} to {size - 1}", f"{i} (the model's output is "
-                f"{tuple(output.shape)})", "Choose an output that exists.",
-            )  # fmt: skip
+                f"a target from {-size} to {size - 1}",
+                f"{i} (the model's output is {tuple(output.shape)})",
+                "Choose an output that exists.",
+            )
     return lambda out: out[(slice(None), *index)]
 
 
@@ -197,9 +205,10 @@ def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
 def _per_sample(targets: Sequence[Any], output: Tensor) -> Scalar:
     if len(targets) != len(output):
         raise expected(
-            f"one target per sample, {len(output)} in this batch", f"{len(targets)} targets",
+            f"one target per sample, {len(output)} in this batch",
+            f"{len(targets)} targets",
             "Give a single number for all samples, or one for each.",
-        )  # fmt: skip
+        )
     rows = [target if isinstance(target, tuple) else (_integer(target),) for target in targets]
     for row in rows:
         _index(tuple(map(_integer, row)), output)
@@ -218,8 +227,9 @@ def _mask(mask: Tensor, output: Tensor) -> Scalar:
     if mask.shape not in (output.shape, output.shape[1:]):
         raise expected(
             f"a mask of the output's shape {tuple(output.shape)} or {tuple(output.shape[1:])}",
-            f"{tuple(mask.shape)}", "Give integers for classes, floats or bools for a mask.",
-        )  # fmt: skip
+            f"{tuple(mask.shape)}",
+            "Give integers for classes, floats or bools for a mask.",
+        )
     weights = mask.to(output).expand_as(output)
     return lambda out: (out * weights).flatten(1).sum(1) if out.ndim > 1 else out * weights
 
@@ -230,9 +240,10 @@ def _checked(function: Callable[..., object]) -> Scalar:
         if not isinstance(values, Tensor) or values.shape != out.shape[:1]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise expected(
-                f"a target function output -> ({len(out)},), one scalar per sample", f"{got}",
+                f"a target function output -> ({len(out)},), one scalar per sample",
+                f"{got}",
                 "Do not sum over the batch.",
-            )  # fmt: skip
+            )
         return values
 
     return scalar
@@ -251,8 +262,9 @@ def rows_of(target: Target, rows: slice, total: int | None, output: Tensor) -> T
     each = isinstance(target, list) or (array and not _is_mask(target))
     if each and total is not None and len(target) != total:
         raise expected(
-            f"one target per sample, {total} in all", f"{len(target)} targets",
+            f"one target per sample, {total} in all",
+            f"{len(target)} targets",
             "Give a single number for all samples, or one for each.",
-        )  # fmt: skip
+        )
     per_sample_mask = isinstance(target, Tensor | np.ndarray) and target.ndim == output.ndim
     return target[rows] if each or per_sample_mask else target

@@ -44,9 +44,10 @@ def tensor_of(data: Any) -> Tensor:
     if array.dtype.kind not in "fiubc" or np.ma.is_masked(data):
         got = "masked entries" if array.dtype.kind in "fiubc" else f"dtype {array.dtype}"
         raise expected(
-            "an array of numbers", f"{type(data).__name__} with {got}",
+            "an array of numbers",
+            f"{type(data).__name__} with {got}",
             "Choose the columns of numbers, and fill what is missing: x.astype('float32').",
-        )  # fmt: skip
+        )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:

@@ -40,24 +40,27 @@ def check_model(model: Callable[..., Any]) -> None:
             raise expected("a model with weights", "parameters on the device meta", cure)
         if trained := [node for module in model.modules() for node in _training_calls(module)]:
             raise expected(
-                "a program exported in eval mode", f"training mode in {', '.join(trained[:3])}",
+                "a program exported in eval mode",
+                f"training mode in {', '.join(trained[:3])}",
                 "Call model.eval() before torch.export.export.",
-            )  # fmt: skip
+            )
         training = [name or "the model" for name, m in _running(model) if m.training]
         if training:
             raise expected(
-                "a model in eval mode", f"training mode in {', '.join(training[:3])}",
+                "a model in eval mode",
+                f"training mode in {', '.join(training[:3])}",
                 "Call model.eval() first: dropout and batch statistics have no fixed map.",
-            )  # fmt: skip
+            )
 
 
 def check_untransformed() -> None:
     """Raise where torch.func transforms what is called."""
     if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
         raise expected(
-            "a call outside of vmap, grad and jvp", "one inside of them",
+            "a call outside of vmap, grad and jvp",
+            "one inside of them",
             "Call salience on the whole batch; it takes gradients of its own.",
-        )  # fmt: skip
+        )
 
 
 def _running(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -171,9 +174,10 @@ def check_samples(x: Any) -> None:
         )
     if len(set(sizes.values())) > 1:
         raise expected(
-            "inputs with the same number of samples first", f"{sizes}",
+            "inputs with the same number of samples first",
+            f"{sizes}",
             "Put what all samples share into a module around the model.",
-        )  # fmt: skip
+        )
 
 
 def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter]) -> None:
@@ -237,9 +241,10 @@ def check_length(x: Any, output: Tensor) -> None:
     samples = samples_of(x)
     if output.ndim == 0 or len(output) != samples:
         raise expected(
-            f"one output per sample, ({samples}, ...)", f"an output {tuple(output.shape)}",
+            f"one output per sample, ({samples}, ...)",
+            f"an output {tuple(output.shape)}",
             "The model must keep the batch dimension first.",
-        )  # fmt: skip
+        )
 
 
 def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
@@ -247,9 +252,10 @@ def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
     check_length(x, output)
     if not depends_on_input:
         raise expected(
-            "an output that depends on the input", "one that autograd cannot trace to it",
+            "an output that depends on the input",
+            "one that autograd cannot trace to it",
             "Look for detach(), no_grad(), .data or integer operations in the model's forward.",
-        )  # fmt: skip
+        )
     if not bool(torch.isfinite(output).all()):
         cure = "Check the weights and the scale of the input."
         raise expected("a finite output", "NaN or infinite values", cure)

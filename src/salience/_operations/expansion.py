@@ -23,8 +23,10 @@ def past_dispatch(func: types.FunctionType) -> types.FunctionType:
 
 
 _DISPATCH_CHECKS = (
-    "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic",
-)  # fmt: skip
+    "has_torch_function",
+    "has_torch_function_unary",
+    "has_torch_function_variadic",
+)
 
 
 def _false(*_: Any) -> bool:

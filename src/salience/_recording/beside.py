@@ -102,9 +102,10 @@ def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
             found = copy.deepcopy(model, memo)
     except Exception as error:
         raise expected(
-            "a model that can be copied", f"one that cannot: {error}",
+            "a model that can be copied",
+            f"one that cannot: {error}",
             "Leave open files, locks and generators out of it.",
-        ) from error  # fmt: skip
+        ) from error
     with torch.no_grad():
         for name, parameter in found.named_parameters():
             if name in weights and not torch.equal(parameter, weights[name].to(parameter)):

@@ -110,10 +110,11 @@ def checked(leaf: Tensor, samples: int) -> Tensor:
     """An embedding of ids, if it has the samples of the batch first."""
     if leaf.ndim == 0 or len(leaf) != samples:
         raise expected(
-            f"embeddings ({samples}, ...) of {samples} samples", f"{tuple(leaf.shape)}",
+            f"embeddings ({samples}, ...) of {samples} samples",
+            f"{tuple(leaf.shape)}",
             "Embed the ids of each sample as they came, and stack them afterwards; a file that was "
             "saved for n samples takes batch_size=n.",
-        )  # fmt: skip
+        )
     return leaf
 
 
@@ -122,8 +123,9 @@ def as_given(leaf: Tensor, given: Tensor) -> Tensor:
     if leaf.shape != given.shape:
         raise expected(
             f"a model whose embeddings do not depend on the batch size, {tuple(given.shape)}",
-            f"{tuple(leaf.shape)}", "Use methods of a single pass.",
-        )  # fmt: skip
+            f"{tuple(leaf.shape)}",
+            "Use methods of a single pass.",
+        )
     return given.detach().clone().requires_grad_()
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from salience._operations import kinds
 from salience._recording.affine import Layout, Step, pulled
-from salience._recording.linear_sites import AffineSite, LinearSite, cut, join
+from salience._recording.chains import cut, join
+from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
 from salience._recording.trace import Operation, Ref, Site, Trace, leaves
 from salience._recording.values import Values

@@ -58,9 +58,10 @@ def check_unchanged(recording: Recording) -> None:
     """Raise where the model's weights have changed since."""
     if any(version_of(tensor) != version for tensor, version in recording.versions):
         raise expected(
-            "the model as it was recorded", "one whose weights have changed since",
+            "the model as it was recorded",
+            "one whose weights have changed since",
             "Record it again.",
-        )  # fmt: skip
+        )
 
 
 def _reaches(output: Tensor, leaves: list[Tensor]) -> bool:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from salience._errors import SalienceError
 from salience._recording.affine import step_of
+from salience._recording.chains import join
 from salience._recording.elementwise import function_of
 from salience._recording.linear_maps import Weights
-from salience._recording.linear_sites import AffineSite, LinearSite, join
+from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
 from salience._recording.recording import Recording
 from salience._recording.trace import (
@@ -31,7 +32,7 @@ from salience._recording.trace import (
     of_operands,
     run_operation,
     tree_map,
-)  # fmt: skip
+)
 
 
 def can_replay(trace: Trace) -> bool:

@@ -94,9 +94,9 @@ def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
     if isinstance(tree, kind):
         return function(tree)
     if type(tree) in (list, tuple):
-        return type(tree)([
-            item if type(item) in _ATOMS else tree_map(function, item, kind) for item in tree
-        ])  # fmt: skip
+        return type(tree)(
+            [item if type(item) in _ATOMS else tree_map(function, item, kind) for item in tree]
+        )
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(tree_map(function, item, kind) for item in tree))
     if type(tree) is dict:
