@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, SalienceWarning, expected
 from salience._inputs import trees
+from salience._inputs.trees import Key, Model, X
 from salience._inputs.validation import check_form
 
 
-def whole(model: Callable[..., Any], x: Any) -> Any:
+def whole(model: Model, x: object) -> Any:
     """All samples at once, with tensors for arrays; to be called by what the user calls."""
     if not is_whole(x) and not isinstance(x, list):
         raise expected(
@@ -25,7 +26,7 @@ def whole(model: Callable[..., Any], x: Any) -> Any:
     return in_dtype_of(model, _read(x), 3)
 
 
-def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int | None]]:
+def batches(model: Model, x: object) -> Iterator[tuple[Any, int, int | None]]:
     """Inputs with the number of their first sample, and of all samples where it is known.
 
     To be iterated over by what the user calls.
@@ -43,12 +44,12 @@ def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int |
         first += count
 
 
-def is_whole(x: Any) -> bool:
+def is_whole(x: object) -> bool:
     """Whether x holds all samples, rather than batches of them."""
     return trees.is_array(x) or isinstance(x, Mapping | tuple)
 
 
-def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
+def in_dtype_of(model: Model, x: X, calls: int | None) -> X:
     """The inputs, those of float64 as float32 where the model's weights are; x itself if none.
 
     calls  between the line that a warning is about and this; None: without a warning
@@ -69,7 +70,7 @@ def in_dtype_of(model: Callable[..., Any], x: Any, calls: int | None) -> Any:
     return trees.each(lambda t: t.float() if t.dtype == torch.float64 else t, x)
 
 
-def _items(x: Any) -> Iterator[Any]:
+def _items(x: object) -> Iterator[Any]:
     """The inputs of each batch of an iterable."""
     if isinstance(x, str | bytes) or not isinstance(x, Iterable):
         raise expected(
@@ -85,7 +86,7 @@ def _items(x: Any) -> Iterator[Any]:
         yield batch
 
 
-def _read(x: Any) -> Any:
+def _read(x: object) -> Any:
     """The inputs with tensors for arrays, checked for what no model takes."""
     parts = trees.parts_of(x).items()
     tensors = {key: trees.tensor_of(p) if trees.is_array(p) else p for key, p in parts}
@@ -94,7 +95,7 @@ def _read(x: Any) -> Any:
     return x
 
 
-def _form(x: Any) -> dict[Any, Any]:
+def _form(x: object) -> dict[Key, object]:
     """What all batches have in common: their parts, and the shapes of those whose maps have it."""
     return {
         key: tuple(part.shape[1:])
@@ -104,8 +105,8 @@ def _form(x: Any) -> dict[Any, Any]:
     }
 
 
-def _unlike(number: int, form: Mapping[Any, Any], first: Mapping[Any, Any]) -> SalienceError:
-    def told(form: Mapping[Any, Any]) -> str:
+def _unlike(number: int, form: Mapping[Key, object], first: Mapping[Key, object]) -> SalienceError:
+    def told(form: Mapping[Key, object]) -> str:
         return f"{form[trees.ALONE] if trees.ALONE in form else dict(form)}"
 
     return expected(

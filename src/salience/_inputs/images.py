@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import check_size, regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _EIGHT_BIT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -107,7 +110,7 @@ def _read_image(file: Path, channels: int, size: int | None) -> np.ndarray:
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def _resized(picture: Any, size: int) -> Any:
+def _resized(picture: Image.Image, size: int) -> Image.Image:
     """Shorter side to `size`, then the central square."""
     from PIL import Image
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from salience._errors import SalienceError, expected, unknown
 from salience._inputs.trees import tensor_of
 
-Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
+# int, (int, int), list of int, "argmax", index tuple, mask or function
+Target = SupportsInt | str | Sequence[Any] | Tensor | np.ndarray | Callable[[Tensor], Tensor] | None
 Scalar = Callable[[Tensor], Tensor]
 Part = str | int | tuple[str | int, ...] | None  # of a model's output
 
 
-def select_output(outputs: Any, part: Part) -> Tensor:
+def select_output(outputs: object, part: Part) -> Tensor:
     """The tensor to explain, where a model returns tuples or dicts, nested at will.
 
     part  a key or position, or a path of them: ("heads", 0) or "heads.0"; what it leads to may
@@ -37,7 +38,7 @@ def select_output(outputs: Any, part: Part) -> Tensor:
             type(outputs).__name__,
             "Leave output out.",
         )
-    path: Sequence[Any] = part if isinstance(part, tuple) else () if part is None else (part,)
+    path: Sequence[object] = part if isinstance(part, tuple) else () if part is None else (part,)
     if isinstance(part, str) and part not in (known or {}):
         path = part.split(".")
     for step in path:
@@ -58,7 +59,7 @@ def _items(outputs: Any) -> dict[Any, Any] | None:
     return None
 
 
-def _at(outputs: Any, step: Any) -> Any:
+def _at(outputs: object, step: object) -> Any:
     known = _items(outputs) or {}
     if step not in known and isinstance(step, str) and step.isdigit():
         step = int(step)
@@ -67,7 +68,7 @@ def _at(outputs: Any, step: Any) -> Any:
     return known[step]
 
 
-def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
+def _paths(outputs: Any) -> dict[tuple[object, ...], Tensor]:
     """Every tensor in nested containers, by its path."""
     if isinstance(outputs, Tensor):
         return {(): outputs}
@@ -77,7 +78,7 @@ def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
     return {(key, *path): t for key, part in parts for path, t in _paths(part).items()}
 
 
-def _alone(outputs: Any) -> Any:
+def _alone(outputs: object) -> Any:
     """The one tensor of nested containers."""
     found = _paths(outputs)
     if len(found) == 1:
@@ -99,7 +100,7 @@ def _alone(outputs: Any) -> Any:
     )
 
 
-def _floating(output: Any) -> Tensor:
+def _floating(output: object) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = f"{output.dtype} values" if isinstance(output, Tensor) else type(output).__name__
         raise expected(
@@ -136,7 +137,7 @@ def resolve(target: Target, output: Tensor) -> Scalar:
     return _index((_integer(target),), output)
 
 
-def _unusable(target: Target) -> SalienceError:
+def _unusable(target: object) -> SalienceError:
     return expected(
         'a target: 3, (3, 5), [1, 7, 2], "argmax", an index tuple, a mask or a function',
         repr(target),
@@ -151,7 +152,7 @@ def _integer(value: Any) -> int:
         raise _unusable(value) from None
 
 
-def _no_integer(value: Any) -> int:
+def _no_integer(value: object) -> int:
     raise _unusable(value)
 
 
@@ -194,7 +195,7 @@ def _index(index: tuple[int, ...], output: Tensor) -> Scalar:
     return lambda out: out[(slice(None), *index)]
 
 
-def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
+def _pair_or_index(target: tuple[object, ...], output: Tensor) -> Scalar:
     index = tuple(map(_integer, target))
     if output.ndim == 2 and len(index) == 2:
         first, second = (_index((i,), output) for i in index)
@@ -202,7 +203,7 @@ def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
     return _index(index, output)
 
 
-def _per_sample(targets: Sequence[Any], output: Tensor) -> Scalar:
+def _per_sample(targets: Sequence[object], output: Tensor) -> Scalar:
     if len(targets) != len(output):
         raise expected(
             f"one target per sample, {len(output)} in this batch",
@@ -249,7 +250,7 @@ def _checked(function: Callable[..., object]) -> Scalar:
     return scalar
 
 
-def _is_mask(target: Tensor | np.ndarray[Any, Any]) -> bool:
+def _is_mask(target: Tensor | np.ndarray) -> bool:
     return str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
 
 
@@ -258,13 +259,14 @@ def rows_of(target: Target, rows: slice, total: int | None, output: Tensor) -> T
 
     output: (B, ...) of these samples; a mask with its number of dimensions is one for each sample.
     """
-    array = isinstance(target, Tensor | np.ndarray) and target.ndim > 0
-    each = isinstance(target, list) or (array and not _is_mask(target))
+    if not isinstance(target, list | Tensor | np.ndarray):
+        return target
+    each = isinstance(target, list) or (target.ndim > 0 and not _is_mask(target))
     if each and total is not None and len(target) != total:
         raise expected(
             f"one target per sample, {total} in all",
             f"{len(target)} targets",
             "Give a single number for all samples, or one for each.",
         )
-    per_sample_mask = isinstance(target, Tensor | np.ndarray) and target.ndim == output.ndim
-    return target[rows] if each or per_sample_mask else target
+    mask_of_each = not isinstance(target, list) and target.ndim == output.ndim
+    return target[rows] if each or mask_of_each else target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from salience._errors import SalienceError, cut, expected
 from salience._inputs.trees import (
     ALONE,
+    Inputs,
+    Key,
     Leaf,
+    Model,
     is_array,
     parts_of,
     per_sample,
@@ -26,7 +29,7 @@ from salience._inputs.trees import (
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def check_model(model: Callable[..., Any]) -> None:
+def check_model(model: Model) -> None:
     """Raise unless the model is callable and in eval mode, and torch.func does not watch."""
     check_untransformed()
     if isinstance(model, type):
@@ -93,7 +96,7 @@ def _training_calls(module: nn.Module) -> Iterator[str]:
                 yield node.name
 
 
-def check_input(model: Callable[..., Any], x: Any) -> None:
+def check_input(model: Model, x: object) -> None:
     """Raise unless x holds finite batches of one size on the model's device and of its dtype."""
     if not isinstance(x, Tensor | Mapping | list | tuple):
         raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
@@ -108,7 +111,7 @@ def check_input(model: Callable[..., Any], x: Any) -> None:
         _check_names(model, x)
 
 
-def check_form(x: Any) -> None:
+def check_form(x: object) -> None:
     """Raise unless x holds dense tensors (B, ...) with values, as many samples each."""
     for key, part in parts_of(x).items():
         if not isinstance(part, Tensor):
@@ -125,7 +128,7 @@ def check_form(x: Any) -> None:
     check_samples(x)
 
 
-def _named(key: Any) -> str:
+def _named(key: Key) -> str:
     return "input" if key is ALONE else f"input {key!r}"
 
 
@@ -140,7 +143,7 @@ def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | N
     return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
 
 
-def looks_like_one_sample(model: Callable[..., Any], x: Any) -> bool:
+def looks_like_one_sample(model: Model, x: object) -> bool:
     """Whether x is shaped as one sample of a network that begins with a convolution.
 
     A torch convolution accepts it in silence and takes its channels for samples.
@@ -151,7 +154,7 @@ def looks_like_one_sample(model: Callable[..., Any], x: Any) -> bool:
     return x.ndim == layer.weight.ndim - 1 and x.shape[0] == layer.in_channels > 1
 
 
-def _check_names(model: Callable[..., Any], x: Any) -> None:
+def _check_names(model: Model, x: Inputs) -> None:
     """Raise if the model cannot be called with these names, or this number, of inputs."""
     try:
         takes = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
@@ -165,7 +168,7 @@ def _check_names(model: Callable[..., Any], x: Any) -> None:
         raise expected(f"inputs that the model takes, {takes}", got, cure) from None
 
 
-def check_samples(x: Any) -> None:
+def check_samples(x: object) -> None:
     """Raise unless all inputs have the same number of samples."""
     sizes = {key: len(part) for key, part in parts_of(x).items() if per_sample(part)}
     if not sizes:
@@ -198,7 +201,7 @@ def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter]) -> None:
         raise expected(f"finite {what}", f"{bad} NaN or infinite values", "Replace or mask them.")
 
 
-def no_leaves(x: Any) -> SalienceError:
+def no_leaves(x: object) -> SalienceError:
     """An input without floating-point numbers, to a model that embeds none of its integers."""
     dtypes = ", ".join(dict.fromkeys(str(part.dtype) for part in tensors_of(x)))
     return expected(
@@ -221,7 +224,7 @@ def values_like(name: str, value: Any, like: Tensor) -> Tensor:
         ) from None
 
 
-def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int, Tensor]:
+def values_at(name: str, value: object, x: object, leaves: Sequence[Leaf]) -> dict[int, Tensor]:
     """A number for all leaves, or a container like x with values for each, by leaf."""
     several = not isinstance(x, Tensor)
     if isinstance(value, Mapping) or (several and isinstance(value, list | tuple)):
@@ -236,7 +239,7 @@ def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int
     return {leaf.value: values_like(name, parts[leaf.key], leaf.tensor.detach()) for leaf in leaves}
 
 
-def check_length(x: Any, output: Tensor) -> None:
+def check_length(x: object, output: Tensor) -> None:
     """Raise unless the output is a batch of as many samples as the input."""
     samples = samples_of(x)
     if output.ndim == 0 or len(output) != samples:
@@ -247,7 +250,7 @@ def check_length(x: Any, output: Tensor) -> None:
         )
 
 
-def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
+def check_output(x: object, output: Tensor, depends_on_input: bool) -> None:
     """Raise unless the output is a finite batch that depends on the input."""
     check_length(x, output)
     if not depends_on_input:
@@ -261,13 +264,13 @@ def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
         raise expected("a finite output", "NaN or infinite values", cure)
 
 
-def whole_number(name: str, value: Any, least: int, cure: str) -> None:
+def whole_number(name: str, value: object, least: int, cure: str) -> None:
     """Raise unless an option is a whole number that is large enough."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise expected(f"{name}, a whole number of at least {least}", repr(value), cure)
 
 
-def listed(what: str, value: Any, known: Iterable[str]) -> list[Any]:
+def listed(what: str, value: object, known: Iterable[str]) -> list[Any]:
     """The entries of an option that is a name or several of them."""
     if isinstance(value, str):
         return [value]
@@ -277,13 +280,13 @@ def listed(what: str, value: Any, known: Iterable[str]) -> list[Any]:
     return list(value)
 
 
-def at_least_0(name: str, value: Any, default: float) -> None:
+def at_least_0(name: str, value: object, default: float) -> None:
     """Raise unless a method's parameter is a number that is not negative."""
     if not isinstance(value, int | float) or not value >= 0:
         raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
 
 
-def check_bounds(parameters: Mapping[str, Any]) -> None:
+def check_bounds(parameters: Mapping[str, object]) -> None:
     """Raise unless the input's bounds are given both or not at all."""
     if (parameters["low"] is None) != (parameters["high"] is None):
         raise expected("both low and high, or neither", "one of them", "Give the input's range.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Any
 
 
 @cache
@@ -29,5 +28,5 @@ _DISPATCH_CHECKS = (
 )
 
 
-def _false(*_: Any) -> bool:
+def _false(*_: object) -> bool:
     return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -40,8 +38,8 @@ def parts_of(name: str, args: Arguments, kwargs: Keywords, is_linear: bool) -> F
 
 
 def of_itself(
-    name: str, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[str, Function, tuple[Any, ...], dict[str, Any]]:
+    name: str, func: Function, args: Arguments, kwargs: Keywords
+) -> tuple[str, Function, Arguments, Keywords]:
     """view_as(a, b) as view(a, shape of b): it does not read what b holds."""
     told = kinds.of(name).told
     other = args[1] if len(args) > 1 else kwargs.get("other")
@@ -51,7 +49,7 @@ def of_itself(
     return name, getattr(torch.Tensor, name), (args[0], getattr(other, what)), {}
 
 
-def flattened(name: str, func: Function, args: tuple[Any, ...]) -> tuple[Function, tuple[Any, ...]]:
+def flattened(name: str, func: Function, args: Arguments) -> tuple[Function, Arguments]:
     """einsum(equation, [a, b]) as a function of (equation, a, b)."""
     if name != "einsum" or len(args) < 2 or not isinstance(args[1], list | tuple):
         return func, args
@@ -62,9 +60,7 @@ def _einsum(func: Function) -> Function:
     return lambda equation, *operands, **options: func(equation, list(operands), **options)
 
 
-def positional(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def positional(name: str, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
     """Move operands from keywords to their positions."""
     if not kwargs:
         return args, {}

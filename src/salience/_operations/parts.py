@@ -106,7 +106,7 @@ var_mean = partial(_with_mean, torch.var)
 std_mean = partial(_with_mean, torch.std)
 
 
-def grouped_product(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
+def grouped_product(a: Tensor, b: Tensor, offs: Tensor, *_: object, **__: object) -> Tensor:
     """Rows [offs[g - 1], offs[g]) of a (N, I) times b[g] (I, J); 0 after the last group."""
     begins = [0, *offs.tolist()]
     spans = enumerate(pairwise(begins))

@@ -6,13 +6,14 @@ transposition are parts of one linear map, however they are spelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from salience._operations import kinds
+from salience._operations.calls import Arguments, Keywords
 from salience._recording.linear_maps import Weights
 
 Layout = Callable[[Tensor], Tensor]  # a rearrangement of entries
@@ -36,7 +37,7 @@ class Step(NamedTuple):
 
 
 def step_of(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], place: int, weights: Weights
+    name: str, args: Arguments, kwargs: Keywords, place: int, weights: Weights
 ) -> Step | None:
     """What a call does to its operand at a place, if it shifts or scales it by constants."""
     step = kinds.of(name).step
@@ -60,7 +61,7 @@ def step_of(
     return Step(place, None, constant)
 
 
-def _constant(value: Any, a: Tensor) -> Tensor | None:
+def _constant(value: object, a: Tensor) -> Tensor | None:
     """A finite constant that broadcasts against a, as a tensor."""
     if isinstance(value, bool | complex) or not isinstance(value, Tensor | int | float):
         return None
@@ -78,7 +79,7 @@ def _constant(value: Any, a: Tensor) -> Tensor | None:
     return constant if small.shape[0] == 1 else None  # of each sample its own
 
 
-def _batch_norm(args: Sequence[Any], weights: Weights) -> Step:
+def _batch_norm(args: Arguments, weights: Weights) -> Step:
     a, weight, bias, mean, variance, _, _, epsilon = args[:8]
     shape = (-1, *(1,) * (a.ndim - 2))
 

@@ -50,7 +50,7 @@ class Calls:
     """
 
     def __init__(
-        self, weights: Weights, keep: bool, seen: Callable[[], AbstractContextManager[Any]]
+        self, weights: Weights, keep: bool, seen: Callable[[], AbstractContextManager[object]]
     ) -> None:
         self.trace, self.walk, self.weights = Trace(), Walk(), weights
         self.values = Values(self.trace)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import isinf
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience._operations import kinds
+from salience._operations.calls import Arguments, Keywords, Question
 from salience._operations.operands import layer_kind, linear_slots
 from salience._recording.linear_maps import Layer
 from salience._recording.trace import Operation, leaves
 
 # kinds whose site reads the first argument alone
 _OF_ONE = frozenset("batch_norm relu bounded_relu activation normalization".split())
-
-Question = Callable[[Any], bool]
 
 
 def classify(operation: Operation, depends: Question, is_reciprocal: Question) -> None:
@@ -41,7 +38,7 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
             operation.kind = "other"
 
 
-def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+def _has_gates(name: str, args: Arguments, kwargs: Keywords, depends: Question) -> bool:
     """Whether truth values or whole numbers made of the input decide, or complex numbers do.
 
     Indices into something that depends on the input, and divisors, decide nothing of their own.
@@ -60,7 +57,7 @@ def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     return not (whole and known.indexing and any(floating))
 
 
-def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+def selects(name: str, args: Arguments, kwargs: Keywords, depends: Question) -> bool:
     """Whether the input only chooses rows of a table that does not depend on it, as a router does
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
     if not kinds.of(name).selects:
@@ -72,7 +69,7 @@ def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     return bool(tables) and whole
 
 
-def asks_finiteness(name: str, args: Sequence[Any]) -> bool:
+def asks_finiteness(name: str, args: Arguments) -> bool:
     """Whether a call asks which values are infinite or no numbers: that gates no finite value."""
     known = kinds.of(name)
     if known.equality:
@@ -116,7 +113,7 @@ def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Que
     return all(is_reciprocal(t) for t in tensors if depends(t))
 
 
-def weight_of(operation: Operation) -> Any:
+def weight_of(operation: Operation) -> Tensor:
     """The weight of a linear map or BatchNorm."""
     return operation.args[1 if operation.slots is None else operation.slots.weight]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,15 +28,17 @@ class Elements:
         self._depth: dict[int, int] = {}
         self._tensors: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
         self._halves: set[int] = set()  # what the first half of a ReLU with an upper bound makes
-        self._at_zero: dict[Any, dict[int, Tensor]] = {}  # root -> what each value is at root = 0
+        self._at_zero: dict[
+            tuple[int, torch.device], dict[int, Tensor]
+        ] = {}  # root -> what each value is at root = 0
 
-    def follow(self, operation: Operation, operands: Mapping[int, Tensor], result: Any) -> None:
+    def follow(self, operation: Operation, operands: Mapping[int, Tensor], result: object) -> None:
         """Note what the result of an element-wise call is made of.
 
         operands  those that depend on the input, by their values
         """
         dominator = self._dominator(operation, operands, result)
-        if dominator is None:
+        if dominator is None or not isinstance(result, Tensor):
             self._let_go(operands)
             return
         (value,) = operation.outputs
@@ -48,7 +49,7 @@ class Elements:
         setattr(result, _HOLDS, list(operands.values()))
 
     def _dominator(
-        self, operation: Operation, operands: Mapping[int, Tensor], result: Any
+        self, operation: Operation, operands: Mapping[int, Tensor], result: object
     ) -> int | None:
         """The value that the result of a call is made of element by element."""
         known = kinds.of(operation.name)
@@ -182,7 +183,7 @@ class Elements:
         y = self._at(probe, value, root, begin)
         return y is not None and y.shape == probe.shape and not bool(y[probe < 0].any())
 
-    def _at(self, x: Any, value: int, root: int, begin: Tensor) -> Tensor | None:
+    def _at(self, x: Tensor | float, value: int, root: int, begin: Tensor) -> Tensor | None:
         """f(x), on the host where no constant of f lies elsewhere; what f(0) is made of is kept."""
         for device in dict.fromkeys((torch.device("cpu"), begin.device)):
             given = {root: torch.as_tensor(x, dtype=begin.dtype, device=device)}

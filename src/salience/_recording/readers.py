@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Readers:
         if join(tail.head, site):
             site.source = before
 
-    def follow(self, operation: Operation, operands: Sequence[Tensor], result: Any) -> None:
+    def follow(self, operation: Operation, operands: Sequence[Tensor], result: object) -> None:
         """Note where a linear map may go on after a call."""
         site = operation.site
         if not isinstance(result, Tensor) or not operation.outputs:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: trees.Model,
         weights: Weights,
         keep: bool = False,
         embedded: Sequence[Tensor] = (),
@@ -57,7 +57,7 @@ class Recorder(TorchFunctionMode):
         self.state = self._standing.state
         self._expanding: list[Function] = []
 
-    def start(self, x: Any) -> Any:
+    def start(self, x: trees.Inputs) -> trees.Inputs:
         """Copies of the inputs: values of the trace that gradients reach, and ids."""
         x = trees.each(lambda part: part.detach().clone(), x)
         self._samples = trees.samples_of(x)
@@ -71,8 +71,8 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Any,
-        types: Any,
+        func: Function,
+        types: Collection[type],
         args: Arguments = (),
         kwargs: Keywords | None = None,
     ) -> Any:
@@ -158,7 +158,7 @@ class Recorder(TorchFunctionMode):
         finally:
             self._expanding.pop()
 
-    def finish(self, outputs: Any, select: Callable[[Any], Tensor]) -> Tensor:
+    def finish(self, outputs: object, select: Callable[[object], Tensor]) -> Tensor:
         """The output that is explained, as a tensor of this pass."""
         current = self._standing.current
         output = current(select(outputs))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience._errors import SalienceError
+from salience._inputs.trees import Model
+from salience._operations.calls import Arguments, Keywords
 from salience._recording.affine import step_of
 from salience._recording.chains import join
 from salience._recording.elementwise import function_of
@@ -44,8 +45,8 @@ def replay(
     recording: Recording,
     parameters: Mapping[int, Tensor],
     weights: Weights,
-    model: Callable[[], Callable[..., Any]],
-    transform: Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None = None,
+    model: Callable[[], Model],
+    transform: Callable[[Operation, Arguments], Arguments] | None = None,
 ) -> Recording | None:
     """The pass of the same model and input with some parameters (value -> tensor) replaced; None
     where the model may have read a shape that is another one now.
@@ -116,8 +117,8 @@ def _site(
     recording: Recording,
     weights: Weights,
     operation: Operation,
-    args: Any,
-    kwargs: Any,
+    args: Arguments,
+    kwargs: Keywords,
     parameters: Mapping[int, Tensor],
 ) -> Site | None:
     old = operation.site
@@ -140,8 +141,8 @@ def _affine_site(
     recording: Recording,
     weights: Weights,
     operation: Operation,
-    args: Any,
-    kwargs: Any,
+    args: Arguments,
+    kwargs: Keywords,
     old: AffineSite,
 ) -> AffineSite:
     step = step_of(operation.name, args, kwargs, old.step.place, weights)

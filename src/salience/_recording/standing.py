@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
+from salience._inputs.trees import Model
 from salience._recording.calls import Calls, maker_of
 
 
@@ -17,7 +16,7 @@ class Standing:
     state  the model's parameters and buffers
     """
 
-    def __init__(self, calls: Calls, model: Callable[..., object]) -> None:
+    def __init__(self, calls: Calls, model: Model) -> None:
         self._calls, self._values, self._trace = calls, calls.values, calls.trace
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
         module = model if isinstance(model, nn.Module) else None

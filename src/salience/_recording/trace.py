@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from salience._operations import kinds
+from salience._operations.calls import Arguments, Function, Keywords
 from salience._operations.contractions import Slots, channel_dims, fold_scale, form_of
 from salience._recording.hinge import Ruled, Walk
 from salience._recording.linear_maps import Weights
@@ -34,9 +35,9 @@ class Operation:
 
     name: str
     kind: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    function: Function
+    args: Arguments
+    kwargs: Keywords
     outputs: tuple[int, ...]
     picks: tuple[int, ...]  # which tensors of the result the outputs are
     depends: bool  # on the input, not on parameters alone
@@ -72,14 +73,14 @@ class Trace:
         return self.values - 1
 
 
-def leaves(tree: Any, kind: type[T]) -> list[T]:
+def leaves(tree: object, kind: type[T]) -> list[T]:
     """All objects of a kind in nested containers."""
     found: list[T] = []
     _collect((tree,), kind, found)
     return found
 
 
-def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
+def _collect(items: Iterable[object], kind: type[T], found: list[T]) -> None:
     for item in items:  # most are numbers: no call for each of them
         if isinstance(item, kind):
             found.append(item)
@@ -89,7 +90,7 @@ def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
             _collect(item.values(), kind, found)
 
 
-def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
+def tree_map(function: Callable[[T], object], tree: Any, kind: type[T]) -> Any:
     """The containers with function(leaf) in the place of each object of a kind."""
     if isinstance(tree, kind):
         return function(tree)
@@ -108,7 +109,12 @@ _ATOMS = frozenset((int, float, bool, str, type(None)))
 
 
 def make_site(
-    walk: Walk, weights: Weights, operation: Operation, args: Any, kwargs: Any, first: bool
+    walk: Walk,
+    weights: Weights,
+    operation: Operation,
+    args: Arguments,
+    kwargs: Keywords,
+    first: bool,
 ) -> Site | None:
     """The site of an operation whose kind rules treat, for these operands."""
     slots, known = operation.slots, kinds.of(operation.name)
@@ -140,7 +146,7 @@ def make_site(
     return None
 
 
-def of_operands(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
+def of_operands(operation: Operation, args: Arguments, kwargs: Keywords) -> Callable[..., Tensor]:
     """The call as a function of its operands, whose graph would lead back to the site."""
     function, operands = operation.function, operation.operands
     rest = [None if i in operands else arg for i, arg in enumerate(args)]
@@ -155,7 +161,11 @@ def of_operands(operation: Operation, args: Any, kwargs: Any) -> Callable[..., T
 
 
 def run_operation(
-    operation: Operation, site: Site | None, args: Any, kwargs: Any, root: Tensor | None = None
+    operation: Operation,
+    site: Site | None,
+    args: Arguments,
+    kwargs: Keywords,
+    root: Tensor | None = None,
 ) -> Any:
     """The operation at these operands, through its site if it has one.
 
@@ -169,7 +179,7 @@ def run_operation(
 
 
 def linear_call(
-    func: Callable[..., Tensor], slots: Slots, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Callable[..., Tensor], slots: Slots, args: Arguments, kwargs: Keywords
 ) -> Callable[..., Tensor]:
     """(a, weight, bias) -> the call with these operands; it keeps no tensor of the call."""
     operands = (slots.activation, slots.weight, slots.bias)

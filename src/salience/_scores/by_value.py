@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from salience._inputs.trees import tensor_of
 if TYPE_CHECKING:
     import xarray
 
-Maps = Tensor | np.ndarray[Any, Any]
+Maps = Tensor | np.ndarray
 RESAMPLES = 2000  # of the bootstrap
 
 
@@ -78,7 +78,7 @@ def attribution_by_value(
 
     import xarray
 
-    data: dict[str, Any] = {
+    data: dict[str, tuple[object, np.ndarray]] = {
         name: ((*dims, "class"), values.view(*shape, count).numpy())
         for name, values in statistics.items()
     }
@@ -124,7 +124,7 @@ def _values(x: Tensor, units: str) -> Tensor:
     return rows / sigma
 
 
-def _flat(maps: Any) -> tuple[tuple[str, ...], dict[str, list[str]], list[Any]]:
+def _flat(maps: object) -> tuple[tuple[str, ...], dict[str, list[str]], list[object]]:
     """The dimensions that maps has, their names, and the maps in the order of both."""
     if not isinstance(maps, Mapping):
         return (), {}, [maps]
@@ -144,7 +144,7 @@ def _flat(maps: Any) -> tuple[tuple[str, ...], dict[str, list[str]], list[Any]]:
     return ("output", "method"), {"output": list(maps), "method": methods}, parts
 
 
-def _like(maps: Any, x: Tensor) -> Tensor:
+def _like(maps: object, x: Tensor) -> Tensor:
     maps = tensor_of(maps).detach().to(x.device)
     if maps.shape != x.shape:
         cure = "Give the inputs that were explained."
