@@ -84,6 +84,14 @@ def replay(
                 if tensors[pick].shape != trace.shapes[output]:
                     return None
                 values[output] = tensors[pick]
+    return _at_values(recording, values, model)
+
+
+def _at_values(
+    recording: Recording, values: Mapping[int, Tensor], model: Callable[[], Model]
+) -> Recording:
+    """The recording of a pass with these values, and the others as they were."""
+    trace = recording.trace
     assert trace.output is not None
     return Recording(
         x=recording.x,
