@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,23 +10,25 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, warn
 from salience._inputs import trees
+from salience._inputs.trees import Key, Model, X
 from salience._inputs.validation import check_form
 
 _WIDE = (torch.float64,)  # what numbers are in Python, and rarely meant
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def whole(model: Callable[..., Any], x: Any) -> Any:
+def whole(model: Model, x: object) -> Any:
     """All samples at once, with tensors for arrays."""
     if not is_whole(x) and not isinstance(x, list):
         raise expected(
-            "a tensor, an array or a table (B, ...)", type(x).__name__,
+            "a tensor, an array or a table (B, ...)",
+            type(x).__name__,
             "Load the data first; batches become one by torch.cat(list_of_batches).",
-        )  # fmt: skip
+        )
     return in_dtype_of(model, _read(x))
 
 
-def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int | None]]:
+def batches(model: Model, x: object) -> Iterator[tuple[Any, int, int | None]]:
     """Inputs with the number of their first sample, and of all samples where it is known."""
     first, form, told = 0, None, False
     for number, item in enumerate([x] if is_whole(x) else _items(x)):
@@ -41,14 +43,12 @@ def batches(model: Callable[..., Any], x: Any) -> Iterator[tuple[Any, int, int |
         first += count
 
 
-def is_whole(x: Any) -> bool:
+def is_whole(x: object) -> bool:
     """Whether x holds all samples, rather than batches of them."""
     return trees.is_array(x) or isinstance(x, Mapping | tuple)
 
 
-def in_dtype_of(
-    model: Callable[..., Any], x: Any, kinds: Container[torch.dtype] = _WIDE, tell: bool = True
-) -> Any:
+def in_dtype_of(model: Model, x: X, kinds: Container[torch.dtype] = _WIDE, tell: bool = True) -> X:
     """The inputs in the dtype of the model's weights; x itself where nothing is converted.
 
     kinds  that are converted, where the model has no weights of them: no others
@@ -77,13 +77,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _items(x: Any) -> Iterator[Any]:
+def _items(x: object) -> Iterator[Any]:
     """The inputs of each batch of an iterable."""
     if isinstance(x, str | bytes) or not isinstance(x, Iterable):
         raise expected(
-            "a tensor, an array or an iterable of batches", type(x).__name__,
+            "a tensor, an array or an iterable of batches",
+            type(x).__name__,
             "Load the data first, for example with numpy.load.",
-        )  # fmt: skip
+        )
     for item in x:
         batch = item[0] if isinstance(item, list | tuple) and item else item
         if not is_whole(batch) and not isinstance(batch, list):
@@ -92,7 +93,7 @@ def _items(x: Any) -> Iterator[Any]:
         yield batch
 
 
-def _read(x: Any) -> Any:
+def _read(x: object) -> Any:
     """The inputs with tensors for arrays, checked for what no model takes."""
     parts = trees.parts_of(x).items()
     tensors = {key: trees.tensor_of(p) if trees.is_array(p) else p for key, p in parts}
@@ -101,7 +102,7 @@ def _read(x: Any) -> Any:
     return x
 
 
-def _form(x: Any) -> dict[Any, Any]:
+def _form(x: object) -> dict[Key, object]:
     """What all batches have in common: their parts, and the shapes of those whose maps have it."""
     return {
         key: tuple(part.shape[1:])
@@ -111,8 +112,8 @@ def _form(x: Any) -> dict[Any, Any]:
     }
 
 
-def _unlike(number: int, form: Mapping[Any, Any], first: Mapping[Any, Any]) -> SalienceError:
-    def told(form: Mapping[Any, Any]) -> str:
+def _unlike(number: int, form: Mapping[Key, object], first: Mapping[Key, object]) -> SalienceError:
+    def told(form: Mapping[Key, object]) -> str:
         return f"{form[trees.ALONE] if trees.ALONE in form else dict(form)}"
 
     return expected(

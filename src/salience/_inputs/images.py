@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import check_size, regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _EIGHT_BIT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -30,15 +33,20 @@ def image_files(path: Path) -> list[Path]:
     if path.suffix.lower() not in _IMAGES:
         raise expected(
             f"inputs as one of .npy, .npz, .pt, or images ({', '.join(_IMAGES)})",
-            f"{path}", "Convert the file; arrays one at a time.",
-        )  # fmt: skip
+            f"{path}",
+            "Convert the file; arrays one at a time.",
+        )
     return [path]
 
 
 def read_images(
-    files: Sequence[Path], channels: int, size: int | None, mean: Sequence[float] | None,
-    std: Sequence[float] | None, max_bytes: int,
-) -> Tensor:  # fmt: skip
+    files: Sequence[Path],
+    channels: int,
+    size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    max_bytes: int,
+) -> Tensor:
     """Images (B, channels, H, W), scaled to 0 ... 1 and then by mean and std."""
     if size is not None and size < 1:
         raise expected("a size of at least 1 pixel", f"{size}", "The network's own, such as 224.")
@@ -48,8 +56,9 @@ def read_images(
         if images[-1].shape != images[0].shape:
             raise expected(
                 f"images of one size, {images[0].shape[:2]} as {files[0].name}",
-                f"{file.name} of {images[-1].shape[:2]}", "Give --size.",
-            )  # fmt: skip
+                f"{file.name} of {images[-1].shape[:2]}",
+                "Give --size.",
+            )
         declared = len(files) * images[0].size * _FLOAT
         check_size(declared, f"{len(files)} images like {file.name}", max_bytes)
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255  # (B, C, H, W)
@@ -62,8 +71,11 @@ def read_images(
 def _per_channel(values: Sequence[float] | None, default: float, channels: int) -> Tensor:
     values = [default] if values is None else values
     if len(values) not in (1, channels):
-        raise expected(f"one number or {channels}, one for each channel", f"{list(values)}",
-                       "Separate them by commas.")  # fmt: skip
+        raise expected(
+            f"one number or {channels}, one for each channel",
+            f"{list(values)}",
+            "Separate them by commas.",
+        )
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
@@ -76,16 +88,20 @@ def _read_image(file: Path, channels: int, size: int | None) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=("PNG", "JPEG")) as image:  # others run programs
                 if image.mode not in _EIGHT_BIT:
-                    raise expected("8-bit images", f"{file} of mode {image.mode}",
-                                   "Scale it yourself and save it as a float .npy.")  # fmt: skip
+                    raise expected(
+                        "8-bit images",
+                        f"{file} of mode {image.mode}",
+                        "Scale it yourself and save it as a float .npy.",
+                    )
                 picture = image.convert("RGB" if channels == 3 else "L")
     except SalienceError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise expected(
-            f"an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels", f"{file}: {error}",
+            f"an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels",
+            f"{file}: {error}",
             "Scale it down, or cut it and save the parts as a float .npy.",
-        ) from None  # fmt: skip
+        ) from None
     except Exception as error:  # reading alone: a damaged file raises anything
         raise expected("an image", f"{file}, broken: {reason(error)}", "Save it again.") from None
     if size is not None:
@@ -94,7 +110,7 @@ def _read_image(file: Path, channels: int, size: int | None) -> np.ndarray:
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def _resized(picture: Any, size: int) -> Any:
+def _resized(picture: Image.Image, size: int) -> Image.Image:
     """Shorter side to `size`, then the central square."""
     from PIL import Image
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from salience._errors import SalienceError, expected, unknown
 from salience._inputs.trees import tensor_of
 
-Target = Any  # int | (int, int) | list of int | "argmax" | index tuple | mask | callable
+# int, (int, int), list of int, "argmax", index tuple, mask or function
+Target = SupportsInt | str | Sequence[Any] | Tensor | np.ndarray | Callable[[Tensor], Tensor] | None
 Scalar = Callable[[Tensor], Tensor]
 Part = str | int | tuple[str | int, ...] | None  # of a model's output
 
 
-def select_output(outputs: Any, part: Part) -> Tensor:
+def select_output(outputs: object, part: Part) -> Tensor:
     """The tensor to explain, where a model returns tuples or dicts, nested at will.
 
     part  a key or position, or a path of them: ("heads", 0) or "heads.0"; what it leads to may
@@ -33,10 +34,11 @@ def select_output(outputs: Any, part: Part) -> Tensor:
     known = _items(outputs)
     if part is not None and known is None:
         raise expected(
-            "a tuple or dict from the model, for output=", type(outputs).__name__,
+            "a tuple or dict from the model, for output=",
+            type(outputs).__name__,
             "Leave output out.",
-        )  # fmt: skip
-    path: Sequence[Any] = part if isinstance(part, tuple) else () if part is None else (part,)
+        )
+    path: Sequence[object] = part if isinstance(part, tuple) else () if part is None else (part,)
     if isinstance(part, str) and part not in (known or {}):
         path = part.split(".")
     for step in path:
@@ -57,7 +59,7 @@ def _items(outputs: Any) -> dict[Any, Any] | None:
     return None
 
 
-def _at(outputs: Any, step: Any) -> Any:
+def _at(outputs: object, step: object) -> Any:
     known = _items(outputs) or {}
     if step not in known and isinstance(step, str) and step.isdigit():
         step = int(step)
@@ -66,7 +68,7 @@ def _at(outputs: Any, step: Any) -> Any:
     return known[step]
 
 
-def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
+def _paths(outputs: Any) -> dict[tuple[object, ...], Tensor]:
     """Every tensor in nested containers, by its path."""
     if isinstance(outputs, Tensor):
         return {(): outputs}
@@ -76,7 +78,7 @@ def _paths(outputs: Any) -> dict[tuple[Any, ...], Tensor]:
     return {(key, *path): t for key, part in parts for path, t in _paths(part).items()}
 
 
-def _alone(outputs: Any) -> Any:
+def _alone(outputs: object) -> Any:
     """The one tensor of nested containers."""
     found = _paths(outputs)
     if len(found) == 1:
@@ -85,24 +87,27 @@ def _alone(outputs: Any) -> Any:
         return outputs
     if isinstance(outputs, list | tuple) and all(isinstance(item, Mapping) for item in outputs):
         raise expected(
-            "a tensor (B, ...) from the model", "a list of dicts, as detectors return for each "
-            "image", "Explain what the head makes of the whole batch, before boxes are selected: "
+            "a tensor (B, ...) from the model",
+            "a list of dicts, as detectors return for each image",
+            "Explain what the head makes of the whole batch, before boxes are selected: "
             "wrap the model in a module that returns those class scores or boxes.",
-        )  # fmt: skip
+        )
     names = [path[0] if len(path) == 1 else path for path in found]
     raise expected(
-        "one tensor from the model", f"a {type(outputs).__name__} with {names}",
+        "one tensor from the model",
+        f"a {type(outputs).__name__} with {names}",
         f"Name the part to explain, for example output={names[0]!r}.",
-    )  # fmt: skip
+    )
 
 
-def _floating(output: Any) -> Tensor:
+def _floating(output: object) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = f"{output.dtype} values" if isinstance(output, Tensor) else type(output).__name__
         raise expected(
-            "a floating-point output tensor of the model", got,
+            "a floating-point output tensor of the model",
+            got,
             "Explain the layer before it is turned into labels (logits, not argmax).",
-        )  # fmt: skip
+        )
     return output
 
 
@@ -132,11 +137,12 @@ def resolve(target: Target, output: Tensor) -> Scalar:
     return _index((_integer(target),), output)
 
 
-def _unusable(target: Target) -> SalienceError:
+def _unusable(target: object) -> SalienceError:
     return expected(
         'a target: 3, (3, 5), [1, 7, 2], "argmax", an index tuple, a mask or a function',
-        repr(target), "See the table of targets in the README.",
-    )  # fmt: skip
+        repr(target),
+        "See the table of targets in the README.",
+    )
 
 
 def _integer(value: Any) -> int:
@@ -146,7 +152,7 @@ def _integer(value: Any) -> int:
         raise _unusable(value) from None
 
 
-def _no_integer(value: Any) -> int:
+def _no_integer(value: object) -> int:
     raise _unusable(value)
 
 
@@ -155,9 +161,10 @@ def _argmax(output: Tensor) -> Scalar:
         return lambda out: out
     if output.ndim != 2:
         raise expected(
-            "an output (B, K) for the target 'argmax'", f"an output {tuple(output.shape)}",
+            "an output (B, K) for the target 'argmax'",
+            f"an output {tuple(output.shape)}",
             "Give an index such as (class, row, col), or a mask of the output's shape.",
-        )  # fmt: skip
+        )
     if output.shape[1] == 0:
         raise expected("an output with at least one value", f"{tuple(output.shape)}", "")
     return _gather(output.argmax(1))
@@ -174,19 +181,21 @@ def _index(index: tuple[int, ...], output: Tensor) -> Scalar:
         return lambda out: out
     if len(index) != len(shape):
         raise expected(
-            f"{len(shape)} indices for one sample's output of shape {shape}", f"{index}",
+            f"{len(shape)} indices for one sample's output of shape {shape}",
+            f"{index}",
             "For dense outputs give (class, row, col) or a mask.",
-        )  # fmt: skip
+        )
     for i, size in zip(index, shape, strict=True):
         if not -size <= i < size:
             raise expected(
-                f"a target from {-size} to {size - 1}", f"{i} (the model's output is "
-                f"{tuple(output.shape)})", "Choose an output that exists.",
-            )  # fmt: skip
+                f"a target from {-size} to {size - 1}",
+                f"{i} (the model's output is {tuple(output.shape)})",
+                "Choose an output that exists.",
+            )
     return lambda out: out[(slice(None), *index)]
 
 
-def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
+def _pair_or_index(target: tuple[object, ...], output: Tensor) -> Scalar:
     index = tuple(map(_integer, target))
     if output.ndim == 2 and len(index) == 2:
         first, second = (_index((i,), output) for i in index)
@@ -194,12 +203,13 @@ def _pair_or_index(target: tuple[Any, ...], output: Tensor) -> Scalar:
     return _index(index, output)
 
 
-def _per_sample(targets: Sequence[Any], output: Tensor) -> Scalar:
+def _per_sample(targets: Sequence[object], output: Tensor) -> Scalar:
     if len(targets) != len(output):
         raise expected(
-            f"one target per sample, {len(output)} in this batch", f"{len(targets)} targets",
+            f"one target per sample, {len(output)} in this batch",
+            f"{len(targets)} targets",
             "Give a single number for all samples, or one for each.",
-        )  # fmt: skip
+        )
     rows = [target if isinstance(target, tuple) else (_integer(target),) for target in targets]
     for row in rows:
         _index(tuple(map(_integer, row)), output)
@@ -218,8 +228,9 @@ def _mask(mask: Tensor, output: Tensor) -> Scalar:
     if mask.shape not in (output.shape, output.shape[1:]):
         raise expected(
             f"a mask of the output's shape {tuple(output.shape)} or {tuple(output.shape[1:])}",
-            f"{tuple(mask.shape)}", "Give integers for classes, floats or bools for a mask.",
-        )  # fmt: skip
+            f"{tuple(mask.shape)}",
+            "Give integers for classes, floats or bools for a mask.",
+        )
     weights = mask.to(output).expand_as(output)
     return lambda out: (out * weights).flatten(1).sum(1) if out.ndim > 1 else out * weights
 
@@ -230,15 +241,16 @@ def _checked(function: Callable[..., object]) -> Scalar:
         if not isinstance(values, Tensor) or values.shape != out.shape[:1]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise expected(
-                f"a target function output -> ({len(out)},), one scalar per sample", f"{got}",
+                f"a target function output -> ({len(out)},), one scalar per sample",
+                f"{got}",
                 "Do not sum over the batch.",
-            )  # fmt: skip
+            )
         return values
 
     return scalar
 
 
-def _is_mask(target: Tensor | np.ndarray[Any, Any]) -> bool:
+def _is_mask(target: Tensor | np.ndarray) -> bool:
     return str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
 
 
@@ -247,12 +259,14 @@ def rows_of(target: Target, rows: slice, total: int | None, output: Tensor) -> T
 
     output: (B, ...) of these samples; a mask with its number of dimensions is one for each sample.
     """
-    array = isinstance(target, Tensor | np.ndarray) and target.ndim > 0
-    each = isinstance(target, list) or (array and not _is_mask(target))
+    if not isinstance(target, list | Tensor | np.ndarray):
+        return target
+    each = isinstance(target, list) or (target.ndim > 0 and not _is_mask(target))
     if each and total is not None and len(target) != total:
         raise expected(
-            f"one target per sample, {total} in all", f"{len(target)} targets",
+            f"one target per sample, {total} in all",
+            f"{len(target)} targets",
             "Give a single number for all samples, or one for each.",
-        )  # fmt: skip
-    per_sample_mask = isinstance(target, Tensor | np.ndarray) and target.ndim == output.ndim
-    return target[rows] if each or per_sample_mask else target
+        )
+    mask_of_each = not isinstance(target, list) and target.ndim == output.ndim
+    return target[rows] if each or mask_of_each else target

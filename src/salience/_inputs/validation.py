@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -15,7 +15,10 @@ from salience._errors import SalienceError, cut, expected
 from salience._inputs.surroundings import as_written, check_plain, shape_alone
 from salience._inputs.trees import (
     ALONE,
+    Inputs,
+    Key,
     Leaf,
+    Model,
     is_array,
     parts_of,
     per_sample,
@@ -27,7 +30,7 @@ from salience._inputs.trees import (
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def checked_model(model: Callable[..., Any]) -> Callable[..., Any]:
+def checked_model(model: Model) -> Model:
     """The model as it is written; raise unless it is callable and in eval mode, in a plain call."""
     check_plain()
     model = as_written(model)
@@ -42,15 +45,17 @@ def checked_model(model: Callable[..., Any]) -> Callable[..., Any]:
             raise expected("a model with weights", f"a parameter that is {shapes[0]}", cure)
         if trained := [node for module in model.modules() for node in _training_calls(module)]:
             raise expected(
-                "a program exported in eval mode", f"training mode in {', '.join(trained[:3])}",
+                "a program exported in eval mode",
+                f"training mode in {', '.join(trained[:3])}",
                 "Call model.eval() before torch.export.export.",
-            )  # fmt: skip
+            )
         training = [name or "the model" for name, m in _running(model) if m.training]
         if training:
             raise expected(
-                "a model in eval mode", f"training mode in {', '.join(training[:3])}",
+                "a model in eval mode",
+                f"training mode in {', '.join(training[:3])}",
                 "Call model.eval() first: dropout and batch statistics have no fixed map.",
-            )  # fmt: skip
+            )
     return model
 
 
@@ -84,7 +89,7 @@ def _training_calls(module: nn.Module) -> Iterator[str]:
                 yield node.name
 
 
-def check_input(model: Callable[..., Any], x: Any) -> None:
+def check_input(model: Model, x: object) -> None:
     """Raise unless x holds finite batches of one size on the model's device and of its dtype."""
     if not isinstance(x, Tensor | Mapping | list | tuple):
         raise expected("a torch tensor (B, ...)", type(x).__name__, "Use torch.as_tensor(x).")
@@ -99,7 +104,7 @@ def check_input(model: Callable[..., Any], x: Any) -> None:
         _check_names(model, x)
 
 
-def check_form(x: Any) -> None:
+def check_form(x: object) -> None:
     """Raise unless x holds dense tensors (B, ...) with values, as many samples each."""
     for key, part in parts_of(x).items():
         if not isinstance(part, Tensor):
@@ -116,7 +121,7 @@ def check_form(x: Any) -> None:
     check_samples(x)
 
 
-def _named(key: Any) -> str:
+def _named(key: Key) -> str:
     return "input" if key is ALONE else f"input {key!r}"
 
 
@@ -131,7 +136,7 @@ def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | N
     return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
 
 
-def looks_like_one_sample(model: Callable[..., Any], x: Any) -> bool:
+def looks_like_one_sample(model: Model, x: object) -> bool:
     """Whether x is shaped as one sample of a network that begins with a convolution.
 
     A torch convolution accepts it in silence and takes its channels for samples.
@@ -142,7 +147,7 @@ def looks_like_one_sample(model: Callable[..., Any], x: Any) -> bool:
     return x.ndim == layer.weight.ndim - 1 and x.shape[0] == layer.in_channels > 1
 
 
-def _check_names(model: Callable[..., Any], x: Any) -> None:
+def _check_names(model: Model, x: Inputs) -> None:
     """Raise if the model cannot be called with these names, or this number, of inputs."""
     try:
         takes = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
@@ -156,7 +161,7 @@ def _check_names(model: Callable[..., Any], x: Any) -> None:
         raise expected(f"inputs that the model takes, {takes}", got, cure) from None
 
 
-def check_samples(x: Any) -> None:
+def check_samples(x: object) -> None:
     """Raise unless all inputs have the same number of samples."""
     sizes = {key: len(part) for key, part in parts_of(x).items() if per_sample(part)}
     if not sizes:
@@ -165,9 +170,10 @@ def check_samples(x: Any) -> None:
         )
     if len(set(sizes.values())) > 1:
         raise expected(
-            "inputs with the same number of samples first", f"{sizes}",
+            "inputs with the same number of samples first",
+            f"{sizes}",
             "Put what all samples share into a module around the model.",
-        )  # fmt: skip
+        )
 
 
 def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter]) -> None:
@@ -188,7 +194,7 @@ def _check_tensor(x: Tensor, what: str, parameters: list[nn.Parameter]) -> None:
         raise expected(f"finite {what}", f"{bad} NaN or infinite values", "Replace or mask them.")
 
 
-def no_leaves(x: Any) -> SalienceError:
+def no_leaves(x: object) -> SalienceError:
     """An input without floating-point numbers, to a model that embeds none of its integers."""
     dtypes = ", ".join(dict.fromkeys(str(part.dtype) for part in tensors_of(x)))
     return expected(
@@ -211,7 +217,7 @@ def values_like(name: str, value: Any, like: Tensor) -> Tensor:
         ) from None
 
 
-def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int, Tensor]:
+def values_at(name: str, value: object, x: object, leaves: Sequence[Leaf]) -> dict[int, Tensor]:
     """A number for all leaves, or a container like x with values for each, by leaf."""
     several = not isinstance(x, Tensor)
     if isinstance(value, Mapping) or (several and isinstance(value, list | tuple)):
@@ -226,36 +232,38 @@ def values_at(name: str, value: Any, x: Any, leaves: Sequence[Leaf]) -> dict[int
     return {leaf.value: values_like(name, parts[leaf.key], leaf.tensor.detach()) for leaf in leaves}
 
 
-def check_length(x: Any, output: Tensor) -> None:
+def check_length(x: object, output: Tensor) -> None:
     """Raise unless the output is a batch of as many samples as the input."""
     samples = samples_of(x)
     if output.ndim == 0 or len(output) != samples:
         raise expected(
-            f"one output per sample, ({samples}, ...)", f"an output {tuple(output.shape)}",
+            f"one output per sample, ({samples}, ...)",
+            f"an output {tuple(output.shape)}",
             "The model must keep the batch dimension first.",
-        )  # fmt: skip
+        )
 
 
-def check_output(x: Any, output: Tensor, depends_on_input: bool) -> None:
+def check_output(x: object, output: Tensor, depends_on_input: bool) -> None:
     """Raise unless the output is a finite batch that depends on the input."""
     check_length(x, output)
     if not depends_on_input:
         raise expected(
-            "an output that depends on the input", "one that autograd cannot trace to it",
+            "an output that depends on the input",
+            "one that autograd cannot trace to it",
             "Look for detach(), no_grad(), .data or integer operations in the model's forward.",
-        )  # fmt: skip
+        )
     if not bool(torch.isfinite(output).all()):
         cure = "Check the weights and the scale of the input."
         raise expected("a finite output", "NaN or infinite values", cure)
 
 
-def whole_number(name: str, value: Any, least: int, cure: str) -> None:
+def whole_number(name: str, value: object, least: int, cure: str) -> None:
     """Raise unless an option is a whole number that is large enough."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise expected(f"{name}, a whole number of at least {least}", repr(value), cure)
 
 
-def listed(what: str, value: Any, known: Iterable[str]) -> list[Any]:
+def listed(what: str, value: object, known: Iterable[str]) -> list[Any]:
     """The entries of an option that is a name or several of them."""
     if isinstance(value, str):
         return [value]
@@ -265,13 +273,13 @@ def listed(what: str, value: Any, known: Iterable[str]) -> list[Any]:
     return list(value)
 
 
-def at_least_0(name: str, value: Any, default: float) -> None:
+def at_least_0(name: str, value: object, default: float) -> None:
     """Raise unless a method's parameter is a number that is not negative."""
     if not isinstance(value, int | float) or not value >= 0:
         raise expected(f"{name} >= 0", repr(value), f"The default is {default}.")
 
 
-def check_bounds(low: Any, high: Any) -> None:
+def check_bounds(low: object, high: object) -> None:
     """Raise unless the input's bounds are given both or not at all."""
     if (low is None) != (high is None):
         raise expected("both low and high, or neither", "one of them", "Give the input's range.")

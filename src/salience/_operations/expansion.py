@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Any
 
 
 @cache
@@ -23,9 +22,11 @@ def past_dispatch(func: types.FunctionType) -> types.FunctionType:
 
 
 _DISPATCH_CHECKS = (
-    "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic",
-)  # fmt: skip
+    "has_torch_function",
+    "has_torch_function_unary",
+    "has_torch_function_variadic",
+)
 
 
-def _false(*_: Any) -> bool:
+def _false(*_: object) -> bool:
     return False

@@ -1,10 +1,13 @@
-"""What flows back through a normalisation whose 1 / sigma is held constant."""
+"""What flows back through a normalisation whose 1 / sigma is held constant.
+
+m -> (g - mean of g) / sigma, g = m weight, over each group that is normalised on its own. RMSNorm
+subtracts no mean, here as in its forward pass. Each function takes what torch's own takes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,27 +15,19 @@ from torch import Tensor
 Backward = Callable[[Tensor], Tensor]
 
 
-def spread_held(name: str, x: Tensor, args: Sequence[Any]) -> Backward:
-    """m -> (g - mean of g) / sigma, g = m weight, over each group that is normalised on its own.
-
-    RMSNorm subtracts no mean, here as in its forward pass.
-
-    name  of the call, a key of the table below
-    x     the call's input
-    args  its other arguments, in torch's order
-    """
-    return _OF_CALL[name](x, *args)
-
-
-def _layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Any = None,
-    eps: float = 1e-5, *_: Any,
-) -> Backward:  # fmt: skip
+def layer_norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: object = None,
+    eps: float = 1e-5,
+    *_: object,
+) -> Backward:
     dims = tuple(range(-len(shape), 0))
     return partial(_centred, dims=dims, scale=_inverse(x, dims, eps), weight=weight)
 
 
-def _rms_norm(
+def rms_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Backward:
     dims = tuple(range(-len(shape), 0))
@@ -41,10 +36,14 @@ def _rms_norm(
     return lambda m: (m if weight is None else m * weight) * scale
 
 
-def _group_norm(
-    x: Tensor, groups: int, weight: Tensor | None = None, bias: Any = None, eps: float = 1e-5,
-    *_: Any,
-) -> Backward:  # fmt: skip
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: object = None,
+    eps: float = 1e-5,
+    *_: object,
+) -> Backward:
     def grouped(t: Tensor) -> Tensor:
         return t.reshape(len(t), groups, -1)
 
@@ -60,9 +59,16 @@ def _group_norm(
 
 def _batch_norm(
     dims_of: Callable[[Tensor], tuple[int, ...]],
-    x: Tensor, weight: Tensor | None, bias: Any, mean: Any, variance: Any, training: bool,
-    momentum: float, eps: float, *_: Any,
-) -> Backward:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: object,
+    mean: object,
+    variance: object,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: object,
+) -> Backward:
     dims = dims_of(x)
     scale = _inverse(x, dims, eps)
     return partial(_centred, dims=dims, scale=scale, weight=_per_channel(weight, x))
@@ -89,10 +95,5 @@ def _centred(m: Tensor, dims: tuple[int, ...], scale: Tensor, weight: Tensor | N
     return (weighted - weighted.mean(dims, keepdim=True)) * scale
 
 
-_OF_CALL: dict[str, Callable[..., Backward]] = {
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-    "instance_norm": partial(_batch_norm, _of_sample),
-    "batch_norm": partial(_batch_norm, _of_batch),
-}
+instance_norm = partial(_batch_norm, _of_sample)
+batch_norm = partial(_batch_norm, _of_batch)

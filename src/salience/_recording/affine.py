@@ -6,13 +6,14 @@ transposition are parts of one linear map, however they are spelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from salience._operations import kinds
+from salience._operations.calls import Arguments, Keywords
 from salience._recording.linear_maps import Weights
 
 Layout = Callable[[Tensor], Tensor]  # a rearrangement of entries
@@ -36,30 +37,31 @@ class Step(NamedTuple):
 
 
 def step_of(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], place: int, weights: Weights
+    name: str, args: Arguments, kwargs: Keywords, place: int, weights: Weights
 ) -> Step | None:
     """What a call does to its operand at a place, if it shifts or scales it by constants."""
-    if name in ("batch_norm", "instance_norm"):
+    step = kinds.of(name).step
+    if step == "batch_norm":
         return _batch_norm(args, weights)
-    if name not in kinds.SHIFTS_AND_SCALES or kwargs or not 1 <= len(args) <= 2:
+    if step is None or kwargs or not 1 <= len(args) <= 2:
         return None
-    if name in ("neg", "negative"):
+    if step == "neg":
         return Step(0, args[0].new_full((), -1.0), None)
     constant = _constant(args[1 - place], args[place]) if len(args) == 2 else None
     if constant is None:
         return None
-    if name in ("mul", "multiply"):
+    if step == "mul":
         return Step(place, constant, None)
-    if name in kinds.DIVISIONS:
+    if step == "div":
         return Step(0, weights.derive("1 /", torch.reciprocal, constant), None)
-    if name in ("sub", "subtract", "rsub"):
-        if (place == 0) == (name != "rsub"):  # a - constant
+    if step in ("sub", "rsub"):
+        if (place == 0) == (step == "sub"):  # a - constant
             return Step(place, None, weights.derive("-", torch.neg, constant))
         return Step(place, constant.new_full((), -1.0), constant)
     return Step(place, None, constant)
 
 
-def _constant(value: Any, a: Tensor) -> Tensor | None:
+def _constant(value: object, a: Tensor) -> Tensor | None:
     """A finite constant that broadcasts against a, as a tensor."""
     if isinstance(value, bool | complex) or not isinstance(value, Tensor | int | float):
         return None
@@ -77,7 +79,7 @@ def _constant(value: Any, a: Tensor) -> Tensor | None:
     return constant if small.shape[0] == 1 else None  # of each sample its own
 
 
-def _batch_norm(args: Sequence[Any], weights: Weights) -> Step:
+def _batch_norm(args: Arguments, weights: Weights) -> Step:
     a, weight, bias, mean, variance, _, _, epsilon = args[:8]
     shape = (-1, *(1,) * (a.ndim - 2))
 

@@ -8,13 +8,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from salience._errors import expected
+from salience._inputs.trees import Model
+
+M = TypeVar("M", bound=nn.Module)
 
 SEEDED = threading.RLock()  # held while something is drawn from generators that all threads share
 
@@ -25,7 +28,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 @contextmanager
-def as_it_was(model: Callable[..., Any]) -> Iterator[None]:
+def as_it_was(model: Model) -> Iterator[None]:
     """Put back, after a pass, the attributes and buffers that a model assigns in its forward.
 
     All of them together: a cache and the flag that says it is there must not part.
@@ -77,7 +80,7 @@ def _generators(device: torch.device) -> Callable[[], None]:
     return put_back
 
 
-def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
+def copy_of(model: M, weights: Mapping[str, Tensor] | None = None) -> M:
     """A copy of a module that shares its parameters, but for those that are given by name.
 
     Buffers and whatever else it holds are its own, without the graphs of earlier calls.
@@ -85,7 +88,7 @@ def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
     Errors: SalienceError for a model that cannot be copied.
     """
     weights = weights or {}
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for name, parameter in model.named_parameters():
         if name in weights:
             new = weights[name].detach().to(parameter).clone()
@@ -102,9 +105,10 @@ def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
             found = copy.deepcopy(model, memo)
     except Exception as error:
         raise expected(
-            "a model that can be copied", f"one that cannot: {error}",
+            "a model that can be copied",
+            f"one that cannot: {error}",
             "Leave open files, locks and generators out of it.",
-        ) from error  # fmt: skip
+        ) from error
     with torch.no_grad():
         for name, parameter in found.named_parameters():
             if name in weights and not torch.equal(parameter, weights[name].to(parameter)):
@@ -114,7 +118,7 @@ def copy_of(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
 
 def _tensors_in(model: nn.Module) -> Iterator[Tensor]:
     """The tensors that a copy would copy: in modules, containers and objects, nested at will."""
-    queue: list[Any] = [model]
+    queue: list[object] = [model]
     seen: set[int] = set()
     while queue:
         held = queue.pop()

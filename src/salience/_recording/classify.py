@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import isinf
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience._operations import kinds
+from salience._operations.calls import Arguments, Keywords, Question
 from salience._operations.operands import layer_kind, linear_slots
 from salience._recording.linear_maps import Layer
 from salience._recording.trace import Operation, leaves
 
 # kinds whose site reads the first argument alone
 _OF_ONE = frozenset("batch_norm relu bounded_relu activation normalization".split())
-
-Question = Callable[[Any], bool]
 
 
 def classify(operation: Operation, depends: Question, is_reciprocal: Question) -> None:
@@ -35,33 +32,35 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
         places = tuple(i for i, arg in enumerate(args) if depends(arg))
         if operation.kind in ("product", "division"):
             _share(operation, places, depends, is_reciprocal)
-        elif operation.kind in _OF_ONE and name in kinds.OF_TWO:
+        elif operation.kind in _OF_ONE and kinds.of(name).of_two:
             operation.operands = places  # either of them
         elif operation.kind in _OF_ONE and (places != (0,) or depends(kwargs)):
             operation.kind = "other"
 
 
-def _has_gates(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+def _has_gates(name: str, args: Arguments, kwargs: Keywords, depends: Question) -> bool:
     """Whether truth values or whole numbers made of the input decide, or complex numbers do.
 
     Indices into something that depends on the input, and divisors, decide nothing of their own.
     """
-    if name in kinds.DIVISIONS and isinstance(args[0], Tensor) and args[0].is_floating_point():
+    known = kinds.of(name)
+    if known.step == "div" and isinstance(args[0], Tensor) and args[0].is_floating_point():
         args = args[:1]
     given = [t for t in leaves((args, kwargs), Tensor) if depends(t)]
     floating = [t.is_floating_point() for t in given]
     if all(floating):
         return False
-    if name in kinds.OF_COMPLEX and all(t.is_floating_point() or t.is_complex() for t in given):
+    complex_too = all(t.is_floating_point() or t.is_complex() for t in given)
+    if complex_too and known.kind == "structural":  # autograd is the proportional rule there too
         return False
     whole = not any(t.dtype == torch.bool or t.is_complex() for t in given)
-    return not (whole and name in kinds.INDEXINGS and any(floating))
+    return not (whole and known.indexing and any(floating))
 
 
-def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
+def selects(name: str, args: Arguments, kwargs: Keywords, depends: Question) -> bool:
     """Whether the input only chooses rows of a table that does not depend on it, as a router does
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
-    if name not in kinds.SELECTIONS:
+    if not kinds.of(name).selects:
         return False
     tensors = leaves((args, kwargs), Tensor)
     tables = [t for t in tensors if t.is_floating_point()]
@@ -70,16 +69,17 @@ def selects(name: str, args: Any, kwargs: Any, depends: Question) -> bool:
     return bool(tables) and whole
 
 
-def asks_finiteness(name: str, args: Sequence[Any]) -> bool:
+def asks_finiteness(name: str, args: Arguments) -> bool:
     """Whether a call asks which values are infinite or no numbers: that gates no finite value."""
-    if name in kinds.EQUALITIES:
+    known = kinds.of(name)
+    if known.equality:
         return any(isinstance(arg, float) and isinf(arg) for arg in args)
-    return name in kinds.FINITENESS
+    return known.finiteness
 
 
 def gates(operation: Operation) -> bool:
     """Whether what the input chose decides more than a map's weights or a summand."""
-    scales = operation.kind == "structural" and operation.name in kinds.SCALING
+    scales = operation.kind == "structural" and kinds.of(operation.name).scales
     return scales or operation.kind not in ("structural", "linear", "detached")
 
 
@@ -107,13 +107,13 @@ def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Que
     if operation.kind == "reciprocal":
         return True
     product = operation.kind in ("product", "division")
-    if not product and operation.name not in kinds.KEEPS_RECIPROCALS:
+    if not product and not kinds.of(operation.name).reciprocal:
         return False
     tensors = leaves((operation.args, operation.kwargs), Tensor)
     return all(is_reciprocal(t) for t in tensors if depends(t))
 
 
-def weight_of(operation: Operation) -> Any:
+def weight_of(operation: Operation) -> Tensor:
     """The weight of a linear map or BatchNorm."""
     return operation.args[1 if operation.slots is None else operation.slots.weight]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,15 +28,17 @@ class Elements:
         self._depth: dict[int, int] = {}
         self._tensors: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
         self._halves: set[int] = set()  # what the first half of a ReLU with an upper bound makes
-        self._at_zero: dict[Any, dict[int, Tensor]] = {}  # root -> what each value is at root = 0
+        self._at_zero: dict[
+            tuple[int, torch.device], dict[int, Tensor]
+        ] = {}  # root -> what each value is at root = 0
 
-    def follow(self, operation: Operation, operands: Mapping[int, Tensor], result: Any) -> None:
+    def follow(self, operation: Operation, operands: Mapping[int, Tensor], result: object) -> None:
         """Note what the result of an element-wise call is made of.
 
         operands  those that depend on the input, by their values
         """
         dominator = self._dominator(operation, operands, result)
-        if dominator is None:
+        if dominator is None or not isinstance(result, Tensor):
             self._let_go(operands)
             return
         (value,) = operation.outputs
@@ -48,14 +49,13 @@ class Elements:
         setattr(result, _HOLDS, list(operands.values()))
 
     def _dominator(
-        self, operation: Operation, operands: Mapping[int, Tensor], result: Any
+        self, operation: Operation, operands: Mapping[int, Tensor], result: object
     ) -> int | None:
         """The value that the result of a call is made of element by element."""
-        if operation.kind == "detached" or operation.name not in kinds.ELEMENTWISE or not operands:
+        known = kinds.of(operation.name)
+        if operation.kind == "detached" or not known.elementwise or not operands:
             return None
-        if operation.name in kinds.SHIFTS and is_affine(
-            operation, self._trace.dependent
-        ):  # a bias, of a linear map
+        if known.shifts and is_affine(operation, self._trace.dependent):  # a linear map's bias
             return None
         shapes = {tensor.shape for tensor in operands.values()}
         if not isinstance(result, Tensor) or shapes != {result.shape}:
@@ -155,7 +155,7 @@ class Elements:
             return False
         inner = self._trace.producers[before]
         halves = (operation, inner)
-        if not all(half.name in kinds.BOUNDS for half in halves):
+        if not all(kinds.of(half.name).bound for half in halves):
             return False
         if all(half.kind != "relu" for half in halves):
             return False
@@ -168,7 +168,7 @@ class Elements:
 
     def _kind(self, value: int, root: int, begin: Tensor, operations: list[Operation]) -> str:
         """The kind of a spelled-out function: what it does says whether it is a ReLU."""
-        if all(operation.name not in kinds.KINKED for operation in operations):
+        if not any(kinds.of(operation.name).kinked for operation in operations):
             return "activation"
         probe = torch.tensor(_PROBE, dtype=begin.dtype)
         y = self._at(probe, value, root, begin)
@@ -183,7 +183,7 @@ class Elements:
         y = self._at(probe, value, root, begin)
         return y is not None and y.shape == probe.shape and not bool(y[probe < 0].any())
 
-    def _at(self, x: Any, value: int, root: int, begin: Tensor) -> Tensor | None:
+    def _at(self, x: Tensor | float, value: int, root: int, begin: Tensor) -> Tensor | None:
         """f(x), on the host where no constant of f lies elsewhere; what f(0) is made of is kept."""
         for device in dict.fromkeys((torch.device("cpu"), begin.device)):
             given = {root: torch.as_tensor(x, dtype=begin.dtype, device=device)}
@@ -202,7 +202,7 @@ _PROBE = (-1e4, -37.5, -2.5, -1.0, -0.25, -(2**-10), 0.0, 2**-10, 0.25, 1.0, 2.5
 
 def is_affine(operation: Operation, dependent: set[int]) -> bool:
     """Whether a call shifts or scales by constants of several entries, or by parameters."""
-    if operation.name not in kinds.SHIFTS_AND_SCALES or operation.kind not in _PLAIN:
+    if not kinds.of(operation.name).shifts_or_scales or operation.kind not in _PLAIN:
         return False
     constants = [arg for arg in operation.args if isinstance(arg, Tensor)]
     inputs = set(operation.inputs())
@@ -242,8 +242,8 @@ def _is_one(operations: list[Operation], dependent: set[int]) -> bool:
         return True
     if _is_straight(last) or all(_keeps_zero(operation) for operation in inner):
         return False
-    bent = {operation.name for operation in inner if not _is_straight(operation)}
-    return last.kind != "reciprocal" or not bent <= kinds.ROOTS
+    bent = [operation for operation in inner if not _is_straight(operation)]
+    return last.kind != "reciprocal" or not all(kinds.of(part.name).root for part in bent)
 
 
 def _scales_one(operations: list[Operation], root: int) -> bool:
@@ -257,13 +257,14 @@ def _adds_relus(operations: list[Operation]) -> bool:
 
 
 def _is_straight(operation: Operation) -> bool:
-    return operation.name in kinds.STRAIGHT and operation.kind in _PLAIN
+    return kinds.of(operation.name).straight and operation.kind in _PLAIN
 
 
 def _keeps_zero(operation: Operation) -> bool:
     """Whether a call gives 0 at 0, whatever its constants are."""
-    scales = _is_straight(operation) and operation.name not in kinds.SHIFTS
-    return scales or operation.kind == "relu" or operation.name in kinds.ACTIVATIONS
+    known = kinds.of(operation.name)
+    scales = _is_straight(operation) and not known.shifts
+    return scales or operation.kind == "relu" or known.zero
 
 
 def function_of(

@@ -7,25 +7,25 @@ one through reshapes, slices, shifts and writes; what is compared, counted or on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from salience._errors import SalienceError, expected
-from salience._operations.kinds import LIKE_ANOTHER
+from salience._inputs.trees import Key
+from salience._operations import kinds
+from salience._operations.calls import Arguments, Function, Keywords
 from salience._recording.trace import leaves
 
 _TAG = "_salience_ids"
-EMBEDDINGS = frozenset("embedding embedding_bag index_select __getitem__".split())
-_POSITIONS = frozenset("argmax argmin argsort searchsorted bucketize nonzero bincount".split())
 
 
 class Origin(NamedTuple):
     """Where ids came from."""
 
-    key: Any  # of the input
+    key: Key  # of the input
     batch: int | None = 0  # the dimension that counts samples; None: not known
     each: int = 1  # how many entries of it a sample has
 
@@ -41,14 +41,14 @@ class Ids:
         self.any = True
         setattr(tensor, _TAG, (self._pass, origin))
 
-    def origin(self, tensor: Any) -> Origin | None:
+    def origin(self, tensor: object) -> Origin | None:
         tag = getattr(tensor, _TAG, None)
         return tag[1] if tag is not None and tag[0] is self._pass else None
 
-    def embedded(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
+    def embedded(self, name: str, args: Arguments, kwargs: Keywords) -> Tensor | None:
         """The ids that a call looks up in a table of numbers, if it does."""
         tables = [t for t in leaves((args, kwargs), Tensor) if t.is_floating_point()]
-        if name not in EMBEDDINGS or len(tables) != 1:
+        if not kinds.of(name).embeds or len(tables) != 1:
             return None
         if name == "__getitem__":
             index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
@@ -58,11 +58,12 @@ class Ids:
             index = next((t for t in leaves((args, kwargs), Tensor) if self.origin(t)), None)
         return index if isinstance(index, Tensor) and self.origin(index) else None
 
-    def follow(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+    def follow(self, name: str, args: Arguments, kwargs: Keywords, result: object) -> None:
         """Mark the results of a call that are ids still."""
-        if name in _POSITIONS:
+        known = kinds.of(name)
+        if known.positions:
             return
-        if name in LIKE_ANOTHER:  # the second operand gives a shape or a type
+        if known.alone:  # the second operand gives a shape or a type
             args, kwargs = args[:1], {}
         operands = [t for t in leaves((args, kwargs), Tensor) if self.origin(t) is not None]
         for tensor in leaves(result, Tensor) if operands else ():
@@ -89,10 +90,10 @@ def _moved(origin: Origin, ids: Tensor, result: Tensor) -> Origin:
     return min(found, key=likely, default=origin._replace(batch=None))
 
 
-def leaf_of(func: Any, batch: int, each: int) -> Callable[..., Tensor]:
+def leaf_of(func: Function, batch: int, each: int) -> Callable[..., Tensor]:
     """The function of an embedding whose result (B, ...) begins the graph."""
 
-    def leaf(*args: Any, **kwargs: Any) -> Tensor:
+    def leaf(*args: object, **kwargs: object) -> Tensor:
         result = func(*args, **kwargs)
         result = result[0] if isinstance(result, tuple) else result
         result = result.movedim(batch, 0)
@@ -111,10 +112,11 @@ def checked(leaf: Tensor, samples: int) -> Tensor:
     """An embedding of ids, if it has the samples of the batch first."""
     if leaf.ndim == 0 or len(leaf) != samples:
         raise expected(
-            f"embeddings ({samples}, ...) of {samples} samples", f"{tuple(leaf.shape)}",
+            f"embeddings ({samples}, ...) of {samples} samples",
+            f"{tuple(leaf.shape)}",
             "Embed the ids of each sample as they came, and stack them afterwards; a file that was "
             "saved for n samples takes batch_size=n.",
-        )  # fmt: skip
+        )
     return leaf
 
 
@@ -123,8 +125,9 @@ def as_given(leaf: Tensor, given: Tensor) -> Tensor:
     if leaf.shape != given.shape:
         raise expected(
             f"a model whose embeddings do not depend on the batch size, {tuple(given.shape)}",
-            f"{tuple(leaf.shape)}", "Use methods of a single pass.",
-        )  # fmt: skip
+            f"{tuple(leaf.shape)}",
+            "Use methods of a single pass.",
+        )
     return given.detach().clone().requires_grad_()
 
 

@@ -53,7 +53,7 @@ class Ruled(torch.autograd.Function):
         return site.forward(*operands)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_outputs[0] is None:
             return (None,) * (1 + ctx.operands)
         back = ctx.site.backward(grad_outputs[0])

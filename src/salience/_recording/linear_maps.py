@@ -27,7 +27,7 @@ class Weights:
 
     def __init__(self) -> None:
         self._frozen: dict[int, tuple[Tensor, int, Tensor]] = {}
-        self._derived: dict[tuple[Any, ...], tuple[Tensor, list[Any]]] = {}
+        self._derived: dict[tuple[str | int, ...], tuple[Tensor, list[weakref.ref[Tensor]]]] = {}
 
     def frozen(self, parameter: Tensor) -> Tensor:
         """The parameter without its gradient; the same object as long as it is not changed."""
@@ -49,7 +49,7 @@ class Weights:
         if known is None:
             derived = self._derived
 
-            def forget(_: Any) -> None:
+            def forget(_: object) -> None:
                 derived.pop(key, None)
 
             alive = [weakref.ref(source, forget) for source in sources]
@@ -94,7 +94,7 @@ class DensePart(torch.autograd.Function):
         return torch.cat(parts, -1)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (a, weight), m = ctx.saved_tensors, grad_outputs[0]
         flat, blocks = m.flatten(0, -2), _blocks(weight)
         pieces = flat.split([len(rows) for rows in blocks], -1)

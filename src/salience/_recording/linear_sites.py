@@ -125,10 +125,17 @@ class AffineSite:
         a = self.input()
         weight = a.new_ones(()) if scale is None else scale
         return LinearMap(
-            a, lambda: parts[-1].z, lambda a, w: a * w.to(a.dtype), weight, shift,
-            lambda m: m * weight.to(m.dtype), None, self._weights, self._responses,
+            a,
+            lambda: parts[-1].z,
+            lambda a, w: a * w.to(a.dtype),
+            weight,
+            shift,
+            lambda m: m * weight.to(m.dtype),
+            None,
+            self._weights,
+            self._responses,
             layer=self.layer,
-        )  # fmt: skip
+        )
 
     def backward(self, m: Tensor) -> Tensor:
         rule = self.walk.rules.get("linear")
@@ -205,10 +212,20 @@ class LinearSite:
             assert fold is not None
             factor = (scale, fold)
         return LinearMap(
-            self.a, lambda: self._end(parts, scale), lambda a, w: self._call(a, w, None),
-            self._weight, bias, self._transpose, scale, self._weights, self._responses, factor,
-            self.channels, self.dense, self.layer,
-        )  # fmt: skip
+            self.a,
+            lambda: self._end(parts, scale),
+            lambda a, w: self._call(a, w, None),
+            self._weight,
+            bias,
+            self._transpose,
+            scale,
+            self._weights,
+            self._responses,
+            factor,
+            self.channels,
+            self.dense,
+            self.layer,
+        )
 
     def _end(self, parts: Sequence[AffineSite], scale: Tensor | None) -> Tensor:
         """z after the shifts and scales, in the layout of the contraction."""
@@ -265,31 +282,3 @@ def composed(
         scale = times(weights, scale, part.at_head.scale)
         bias = followed(weights, bias, part.at_head)
     return scale, bias
-
-
-def join(site: LinearSite | AffineSite, part: AffineSite) -> bool:
-    """Let shifts and scales be a part of the map before them, if their scale is one of weights."""
-    at_head = part.step if part.pull is None else part.pull(part.step)
-    scale = at_head.scale
-    if isinstance(site, LinearSite) and scale is not None and site.factor(scale) is None:
-        return False
-    site.chain.append(part)
-    part.head, part.at_head = site, at_head
-    return True
-
-
-def cut(site: LinearSite | AffineSite, position: int) -> AffineSite | None:
-    """Undo the parts of a map from a position on: the first of them, which begins a new chain."""
-    after = site.chain[position:]
-    del site.chain[position:]
-    if not after:
-        return None
-    first, *rest = after
-    same_layout = all(part.is_beside for part in after)
-    for part in after:
-        part.head, part.at_head = None, part.step
-    if same_layout:
-        first.chain = rest
-        for part in rest:
-            part.head = first
-    return first

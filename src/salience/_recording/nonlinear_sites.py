@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from salience._recording.hinge import Walk
 from salience._recording.linear_maps import Backward, linear_response
@@ -80,7 +79,7 @@ class JointSite:
         self.walk, self.kind, self.shares = walk, kind, shares
         self._function = function
         self._leaves: tuple[Tensor, ...]
-        self._edge: Any
+        self._edge: GradientEdge
 
     def forward(self, *operands: Tensor) -> Tensor:
         self._leaves = tuple(operand.detach().requires_grad_() for operand in operands)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from salience._operations import kinds
 from salience._recording.affine import Layout, Step, pulled
-from salience._recording.linear_sites import AffineSite, LinearSite, cut, join
+from salience._recording.chains import cut, join
+from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
 from salience._recording.trace import Operation, Ref, Site, Trace, leaves
 from salience._recording.values import Values
@@ -53,7 +54,7 @@ class Readers:
         if join(tail.head, site):
             site.source = before
 
-    def follow(self, operation: Operation, operands: Sequence[Tensor], result: Any) -> None:
+    def follow(self, operation: Operation, operands: Sequence[Tensor], result: object) -> None:
         """Note where a linear map may go on after a call."""
         site = operation.site
         if not isinstance(result, Tensor) or not operation.outputs:
@@ -67,7 +68,7 @@ class Readers:
             whole = tail.shape if tail is not None and site.head is not None else result.shape
             layouts = tail.layouts if tail is not None and site.head is not None else ()
             self._tails[value] = Tail(head, len(head.chain), whole, layouts)
-        elif operation.name in kinds.LAYOUTS and operation.kind == "structural":
+        elif kinds.of(operation.name).layout and operation.kind == "structural":
             before = self._values.number(operands[0])
             tail = self._tails.get(before) if before is not None else None
             alone = len(leaves((operation.args, operation.kwargs), Ref)) == 1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from salience._errors import expected
 from salience._inputs.targets import Part
-from salience._inputs.trees import Leaf
+from salience._inputs.trees import Inputs, Leaf, Model
 from salience._recording.beside import version_of
 from salience._recording.hinge import Walk
 from salience._recording.linear_maps import Weights
@@ -34,12 +33,12 @@ class Recording:
     versions  the model's parameters and buffers, and how often each had been written to
     """
 
-    x: Any
+    x: Inputs
     leaves: tuple[Leaf, ...]
     output: Tensor
     trace: Trace
     walk: Walk
-    model: Callable[[], Callable[..., Any]]
+    model: Callable[[], Model]
     part: Part = None
     weights: Weights | None = None
     kept: dict[int, Tensor] | None = None
@@ -58,9 +57,10 @@ def check_unchanged(recording: Recording) -> None:
     """Raise where the model's weights have changed since."""
     if any(version_of(tensor) != version for tensor, version in recording.versions):
         raise expected(
-            "the model as it was recorded", "one whose weights have changed since",
+            "the model as it was recorded",
+            "one whose weights have changed since",
             "Record it again.",
-        )  # fmt: skip
+        )
 
 
 def _reaches(output: Tensor, leaves: list[Tensor]) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salience._errors import SalienceError
+from salience._inputs.trees import Model
+from salience._operations.calls import Arguments, Keywords
 from salience._recording.affine import step_of
+from salience._recording.chains import join
 from salience._recording.elementwise import function_of
 from salience._recording.linear_maps import Weights
-from salience._recording.linear_sites import AffineSite, LinearSite, join
+from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
 from salience._recording.recording import Recording
 from salience._recording.trace import (
@@ -31,7 +33,7 @@ from salience._recording.trace import (
     of_operands,
     run_operation,
     tree_map,
-)  # fmt: skip
+)
 
 
 def can_replay(trace: Trace) -> bool:
@@ -43,8 +45,8 @@ def replay(
     recording: Recording,
     parameters: Mapping[int, Tensor],
     weights: Weights,
-    model: Callable[[], Callable[..., Any]],
-    transform: Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None = None,
+    model: Callable[[], Model],
+    transform: Callable[[Operation, Arguments], Arguments] | None = None,
 ) -> Recording | None:
     """The pass of the same model and input with some parameters (value -> tensor) replaced; None
     where the model may have read a shape that is another one now.
@@ -82,6 +84,14 @@ def replay(
                 if tensors[pick].shape != trace.shapes[output]:
                     return None
                 values[output] = tensors[pick]
+    return _at_values(recording, values, model)
+
+
+def _at_values(
+    recording: Recording, values: Mapping[int, Tensor], model: Callable[[], Model]
+) -> Recording:
+    """The recording of a pass with these values, and the others as they were."""
+    trace = recording.trace
     assert trace.output is not None
     return Recording(
         x=recording.x,
@@ -115,8 +125,8 @@ def _site(
     recording: Recording,
     weights: Weights,
     operation: Operation,
-    args: Any,
-    kwargs: Any,
+    args: Arguments,
+    kwargs: Keywords,
     parameters: Mapping[int, Tensor],
 ) -> Site | None:
     old = operation.site
@@ -139,8 +149,8 @@ def _affine_site(
     recording: Recording,
     weights: Weights,
     operation: Operation,
-    args: Any,
-    kwargs: Any,
+    args: Arguments,
+    kwargs: Keywords,
     old: AffineSite,
 ) -> AffineSite:
     step = step_of(operation.name, args, kwargs, old.step.place, weights)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ from salience._recording.recording import Recording, check_unchanged
 
 
 def run_pass(
-    model: Callable[..., Any],
-    x: Any,
+    model: trees.Model,
+    x: trees.Inputs,
     part: targets.Part = None,
     weights: Weights | None = None,
     keep: bool = False,
@@ -72,13 +72,13 @@ def at_other_values(recording: Recording, values: Sequence[Tensor]) -> Recording
     return run_pass(recording.model(), x, recording.part, recording.weights, embedded=embedded)
 
 
-def _as_written() -> AbstractContextManager[Any]:
+def _as_written() -> AbstractContextManager[object]:
     """Run models as they are written, not as they were compiled."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
+def _outputs(model: trees.Model, x: trees.Inputs, recorder: Recorder) -> object:
     """What the model returns; integers that nothing embeds are an error, whatever it does."""
     try:
         with recorder:
@@ -93,32 +93,32 @@ def _outputs(model: Callable[..., Any], x: Any, recorder: Recorder) -> Any:
 
 
 def checked_pass(
-    model: Callable[..., Any],
-    x: Any,
+    model: trees.Model,
+    x: trees.Inputs,
     part: targets.Part = None,
     weights: Weights | None = None,
     keep: bool = False,
-    given: Any = None,
+    given: trees.Inputs | None = None,
 ) -> Recording:
     """A pass with one output per sample; what fails at one sample alone is told as that.
 
     given  what the user gave, of which x is a part; x itself by default
     """
     given = x if given is None else given
-    if looks_like_one_sample(model, given) and _is_one_sample(model, given, part):
+    if looks_like_one_sample(model, given) and _is_one_sample(given, model, part):
         raise lacks_batch(given)
     try:
         recording = run_pass(model, x, part, weights, keep)
         check_length(recording.x, recording.output)
     except Exception as error:
-        if ran_out_of_memory(error) or not _is_one_sample(model, given, part):
+        if ran_out_of_memory(error) or not _is_one_sample(given, model, part):
             raise
         raise lacks_batch(given) from error
     check_output(recording.x, recording.output, recording.depends_on_input)
     return recording
 
 
-def _is_one_sample(model: Callable[..., Any], x: Any, part: targets.Part) -> bool:
+def _is_one_sample(x: trees.Inputs, model: trees.Model, part: targets.Part) -> TypeGuard[Tensor]:
     """Whether the model takes a batch of x and x for two samples."""
     if not isinstance(x, Tensor):
         return False

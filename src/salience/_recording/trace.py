@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from salience._operations.held_norms import spread_held
-from salience._operations.kinds import ACTIVATIONS
-from salience._operations.operands import Slots, channel_dims, contraction, fold_scale
+from salience._operations import kinds
+from salience._operations.calls import Arguments, Function, Keywords
+from salience._operations.contractions import Slots, channel_dims, fold_scale, form_of
 from salience._recording.hinge import Ruled, Walk
 from salience._recording.linear_maps import Weights
 from salience._recording.linear_sites import AffineSite, LinearSite
@@ -35,9 +35,9 @@ class Operation:
 
     name: str
     kind: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    function: Function
+    args: Arguments
+    kwargs: Keywords
     outputs: tuple[int, ...]
     picks: tuple[int, ...]  # which tensors of the result the outputs are
     depends: bool  # on the input, not on parameters alone
@@ -73,14 +73,14 @@ class Trace:
         return self.values - 1
 
 
-def leaves(tree: Any, kind: type[T]) -> list[T]:
+def leaves(tree: object, kind: type[T]) -> list[T]:
     """All objects of a kind in nested containers."""
     found: list[T] = []
     _collect((tree,), kind, found)
     return found
 
 
-def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
+def _collect(items: Iterable[object], kind: type[T], found: list[T]) -> None:
     for item in items:  # most are numbers: no call for each of them
         if isinstance(item, kind):
             found.append(item)
@@ -90,14 +90,14 @@ def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
             _collect(item.values(), kind, found)
 
 
-def tree_map(function: Callable[[Any], Any], tree: Any, kind: type) -> Any:
+def tree_map(function: Callable[[T], object], tree: Any, kind: type[T]) -> Any:
     """The containers with function(leaf) in the place of each object of a kind."""
     if isinstance(tree, kind):
         return function(tree)
     if type(tree) in (list, tuple):
-        return type(tree)([
-            item if type(item) in _ATOMS else tree_map(function, item, kind) for item in tree
-        ])  # fmt: skip
+        return type(tree)(
+            [item if type(item) in _ATOMS else tree_map(function, item, kind) for item in tree]
+        )
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(tree_map(function, item, kind) for item in tree))
     if type(tree) is dict:
@@ -109,24 +109,29 @@ _ATOMS = frozenset((int, float, bool, str, type(None)))
 
 
 def make_site(
-    walk: Walk, weights: Weights, operation: Operation, args: Any, kwargs: Any, first: bool
+    walk: Walk,
+    weights: Weights,
+    operation: Operation,
+    args: Arguments,
+    kwargs: Keywords,
+    first: bool,
 ) -> Site | None:
     """The site of an operation whose kind rules treat, for these operands."""
-    slots = operation.slots
-    if slots is not None:
+    slots, known = operation.slots, kinds.of(operation.name)
+    if slots is not None and known.contraction is not None:
         has_bias = slots.bias is not None and len(args) > slots.bias
         bias = args[slots.bias] if slots.bias is not None and has_bias else None
         weight = args[slots.weight]
         call = linear_call(operation.function, slots, args, kwargs)
         site = LinearSite(walk, weights, call, weight, bias, first)
-        site.dense = operation.name == "linear"
-        site.channels = channel_dims(operation.name, slots, args, kwargs)
-        form = contraction(operation.name, args, kwargs)
+        site.dense = known.contraction.form == "linear"
+        site.channels = channel_dims(known.contraction, slots, args, kwargs)
+        form = form_of(known.contraction, args, kwargs)
         site.fold_scale = partial(fold_scale, form, slots, weight)
         return site
     if operation.kind in ("relu", "bounded_relu", "activation"):
         keeps_input = operation.name != "relu"
-        shifted = operation.kind == "activation" and operation.name not in ACTIVATIONS
+        shifted = operation.kind == "activation" and not known.zero
         return ElementSite(
             walk, operation.kind, of_operands(operation, args, kwargs), keeps_input, shifted
         )
@@ -134,13 +139,14 @@ def make_site(
         return JointSite(
             walk, operation.kind, of_operands(operation, args, kwargs), operation.shares
         )
-    if operation.kind == "normalization":
-        held = partial(spread_held, operation.name, args=args[1:])
+    if operation.kind == "normalization" and known.held is not None:
+        function, rest = known.held, args[1:]
+        held = lambda x: function(x, *rest)  # noqa: E731
         return NormSite(walk, of_operands(operation, args, kwargs), held)
     return None
 
 
-def of_operands(operation: Operation, args: Any, kwargs: Any) -> Callable[..., Tensor]:
+def of_operands(operation: Operation, args: Arguments, kwargs: Keywords) -> Callable[..., Tensor]:
     """The call as a function of its operands, whose graph would lead back to the site."""
     function, operands = operation.function, operation.operands
     rest = [None if i in operands else arg for i, arg in enumerate(args)]
@@ -155,7 +161,11 @@ def of_operands(operation: Operation, args: Any, kwargs: Any) -> Callable[..., T
 
 
 def run_operation(
-    operation: Operation, site: Site | None, args: Any, kwargs: Any, root: Tensor | None = None
+    operation: Operation,
+    site: Site | None,
+    args: Arguments,
+    kwargs: Keywords,
+    root: Tensor | None = None,
 ) -> Any:
     """The operation at these operands, through its site if it has one.
 
@@ -169,7 +179,7 @@ def run_operation(
 
 
 def linear_call(
-    func: Callable[..., Tensor], slots: Slots, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Callable[..., Tensor], slots: Slots, args: Arguments, kwargs: Keywords
 ) -> Callable[..., Tensor]:
     """(a, weight, bias) -> the call with these operands; it keeps no tensor of the call."""
     operands = (slots.activation, slots.weight, slots.bias)

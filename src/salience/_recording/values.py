@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from salience._recording.trace import Ref, Trace, leaves
 
@@ -17,9 +16,9 @@ class Values:
     def __init__(self, trace: Trace) -> None:
         self._trace, self._token = trace, object()
         # node of autograd -> id of the memory that it wrote, and the value
-        self._made: dict[Any, tuple[int, int]] = {}
+        self._made: dict[Node, tuple[int, int]] = {}
 
-    def number(self, tensor: Any) -> int | None:
+    def number(self, tensor: object) -> int | None:
         """The number of a tensor's value, if the tensor belongs to this pass."""
         tag = getattr(tensor, _TAG, None)
         return tag[1] if tag is not None and tag[0] is self._token else None
@@ -66,7 +65,7 @@ class Values:
         number = self.number(tensor)
         return tensor if number is None else Ref(number)
 
-    def depends(self, tensor: Any) -> bool:
+    def depends(self, tensor: object) -> bool:
         """Whether a tensor (or one in a list of tensors) depends on the input."""
         known = self._trace.dependent
         if isinstance(tensor, Tensor):

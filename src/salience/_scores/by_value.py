@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from salience._inputs.trees import tensor_of
 if TYPE_CHECKING:
     import xarray
 
-Maps = Tensor | np.ndarray[Any, Any]
+Maps = Tensor | np.ndarray
 RESAMPLES = 2000  # of the bootstrap
 
 
@@ -65,32 +65,43 @@ def attribution_by_value(
         raise expected("a level between 0 and 1", repr(level), "The default is 0.95.")
     x, limits = tensor_of(inputs).detach(), _limits(edges)
     classes = torch.bucketize(_values(x, units), limits.to(x.device), right=True)  # (N, D)
-    count = len(limits) + 1
     dims, names, parts = _flat(maps)
-    fractions = [_fractions(_like(part, x), classes, count).cpu() for part in parts]
-    fraction = torch.stack(fractions).mT.contiguous()  # (maps, class, N)
-    entries = _fractions(torch.ones_like(x), classes, count).cpu().T  # (class, N)
-    shape = [len(names[dim]) for dim in dims]
-    statistics = {
-        "mean": fraction.nanmean(-1), **_interval(fraction, level, seed),
-        "undefined": fraction.isnan().sum(-1),
-    }  # fmt: skip
+    fraction = torch.stack([_fractions(_like(m, x), classes, len(limits) + 1) for m in parts])
+    entries = _fractions(torch.ones_like(x), classes, len(limits) + 1)
+    interval = _interval(fraction, level, seed)
+    attributes = {"units": units, "level": level, "seed": seed, "resamples": RESAMPLES}
+    return _dataset(dims, names, limits.tolist(), fraction, entries, interval, attributes)
 
+
+def _dataset(
+    dims: tuple[str, ...],
+    names: Mapping[str, list[str]],
+    limits: list[float],
+    fraction: Tensor,
+    entries: Tensor,
+    interval: Mapping[str, Tensor],
+    attributes: Mapping[str, object],
+) -> xarray.Dataset:
+    """Of fractions (maps, class, N) and entries (class, N)."""
     import xarray
 
-    data: dict[str, Any] = {
+    count, samples = entries.shape
+    shape = [len(names[dim]) for dim in dims]
+    statistics = {
+        "mean": fraction.nanmean(-1), **interval, "undefined": fraction.isnan().sum(-1),
+    }  # fmt: skip
+    data: dict[str, tuple[object, np.ndarray]] = {
         name: ((*dims, "class"), values.view(*shape, count).numpy())
         for name, values in statistics.items()
     }
     data["fraction"] = (*dims, "class", "sample"), fraction.view(*shape, count, -1).numpy()
     data["entries"] = ("class", "sample"), entries.numpy()
     data["chance"] = "class", entries.mean(1).numpy()
-    ends = [-math.inf, *limits.tolist(), math.inf]
+    ends = [-math.inf, *limits, math.inf]
     coordinates = {
-        **names, "class": _labels(limits.tolist()), "sample": np.arange(len(x)),
+        **names, "class": _labels(limits), "sample": np.arange(samples),
         "lower": ("class", ends[:-1]), "upper": ("class", ends[1:]),
     }  # fmt: skip
-    attributes = {"units": units, "level": level, "seed": seed, "resamples": RESAMPLES}
     return xarray.Dataset(data, coordinates, attributes)
 
 
@@ -124,7 +135,7 @@ def _values(x: Tensor, units: str) -> Tensor:
     return rows / sigma
 
 
-def _flat(maps: Any) -> tuple[tuple[str, ...], dict[str, list[str]], list[Any]]:
+def _flat(maps: object) -> tuple[tuple[str, ...], dict[str, list[str]], list[object]]:
     """The dimensions that maps has, their names, and the maps in the order of both."""
     if not isinstance(maps, Mapping):
         return (), {}, [maps]
@@ -144,7 +155,7 @@ def _flat(maps: Any) -> tuple[tuple[str, ...], dict[str, list[str]], list[Any]]:
     return ("output", "method"), {"output": list(maps), "method": methods}, parts
 
 
-def _like(maps: Any, x: Tensor) -> Tensor:
+def _like(maps: object, x: Tensor) -> Tensor:
     maps = tensor_of(maps).detach().to(x.device)
     if maps.shape != x.shape:
         cure = "Give the inputs that were explained."
@@ -155,11 +166,11 @@ def _like(maps: Any, x: Tensor) -> Tensor:
 
 
 def _fractions(maps: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Sum of s^2 per class over the sum of s^2, (N, class)."""
+    """Sum of s^2 per class over the sum of s^2, (class, N) on the host."""
     rows = maps.flatten(1).double()
     squares = (rows / rows.abs().amax(1, keepdim=True)).square()  # within [0, 1]; 0 / 0 is NaN
     sums = squares.new_zeros(len(rows), count).scatter_add_(1, classes, squares)
-    return sums / sums.sum(1, keepdim=True)
+    return (sums / sums.sum(1, keepdim=True)).cpu().T
 
 
 def _interval(fraction: Tensor, level: float, seed: int) -> dict[str, Tensor]:
