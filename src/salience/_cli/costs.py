@@ -9,7 +9,6 @@ from rich.text import Text
 from torch import nn
 
 from salience._errors import SalienceError
-from salience._inputs.targets import Target
 from salience._tape.cost import cost
 from salience.rules._method import Method
 
@@ -19,13 +18,12 @@ def costs_of(
     network: nn.Module,
     x: Any,
     methods: list[Method],
-    target: Target,
     run: dict[str, Any],
 ) -> dict[str, float]:
     """What a map by each method of a test costs; none, and why, where it cannot be measured."""
-    given = {name: run[name] for name in ("batch_size", "output")}
+    given = {name: run[name] for name in ("target", "batch_size", "output")}
     try:
-        return cost(network, x, methods, target, **given)
+        return cost(network, x, methods, **given)
     except SalienceError as error:  # a long test is not lost for it
         console.print(Text(f"The cost was not measured: {error}"))
         return {}
