@@ -1,6 +1,8 @@
 """Every figure shows itself in a notebook, and is a figure of matplotlib as any other."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,3 +56,9 @@ def test_a_figure_shows_itself_as_it_is_saved(name, study):
     assert shown.format == saved.format == "PNG" and shown.tobytes() == saved.tobytes()
     assert len(set(shown.convert("L").tobytes())) > 2  # something is drawn
     assert dict(rcParams) == before
+
+
+def test_matplotlib_is_loaded_when_a_figure_is_drawn_and_not_before():
+    program = "import sys, salience, salience.plot; assert 'matplotlib' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
