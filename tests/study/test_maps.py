@@ -151,7 +151,17 @@ def test_the_table_of_maps():
     assert lines[2].split("  ")[0] == "gradient" and "(5, 1, 4, 4)" in lines[2]
     assert f"conservation {maps.error['lrp_epsilon'].max():.2g}" in lines[3]
     assert lines[4].endswith("gelu")
-    assert maps._repr_html_().count("<tr>") == 4
+    page = maps._repr_html_()
+    assert page.startswith("<p>Maps of 5 inputs by 3 methods</p>") and page.count("<tr>") == 4
+
+
+def test_the_table_of_maps_shows_names_and_does_not_obey_them():
+    name, x = "<b>\x1b[31m", torch.ones(1, 3)
+    maps = salience.Maps({name: x}, x, x, x[0, :1], {name: torch.tensor([0.5])}, {name: [name]})
+    page, text = maps._repr_html_(), repr(maps)
+    assert text.splitlines()[0] == "Maps of 1 input by 1 method"
+    assert text.splitlines()[2].split() == ["<b>\\x1b[31m", "(1,", "3)", "0.5", "<b>\\x1b[31m"]
+    assert "<b>" not in page and "\x1b" not in page and page.count("&lt;b&gt;\\x1b[31m") == 2
 
 
 def test_a_figure_of_maps():

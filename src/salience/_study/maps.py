@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from salience._errors import expected, unknown
+from salience._errors import expected, printable, unknown
 from salience._inputs import batches, trees
+from salience._study.verdicts import counted
 from salience._tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -119,15 +121,16 @@ class Maps(Mapping[str, M], Generic[M]):
         return picture(self, **options)
 
     def __repr__(self) -> str:
-        count = len(self.value)
-        head = f"Maps of {count} input{'s' * (count != 1)} by {len(self)} methods"
-        return f"{head}\n{text_table(_HEAD, self._rows())}"
+        return f"{self._line()}\n{text_table(_HEAD, self._rows())}"
 
     def _repr_html_(self) -> str:
-        return html_table(_HEAD, self._rows())
+        return f"<p>{escape(self._line())}</p>{html_table(_HEAD, self._rows())}"
+
+    def _line(self) -> str:
+        return f"Maps of {counted(len(self.value), 'input')} by {counted(len(self), 'method')}"
 
     def _rows(self) -> list[list[str]]:
-        return [
+        rows = [
             [
                 name,
                 ", ".join(str(tuple(t.shape)) for t in tensors_in(held)),
@@ -136,12 +139,14 @@ class Maps(Mapping[str, M], Generic[M]):
             ]
             for name, held in self.maps.items()
         ]
+        return [[printable(cell) for cell in row] for row in rows]
 
     def largest_error(self, name: str) -> str:
         """The largest error of a method's maps, in words; empty for one that has none."""
         if name not in self.error or not len(self.error[name]):
             return ""
-        return f"{self.errors[name].removesuffix('_error')} {float(self.error[name].max()):.2g}"
+        kind = self.errors.get(name, "").removesuffix("_error")
+        return f"{kind} {float(self.error[name].max()):.2g}".lstrip()
 
 
 def at_tensors(function: Callable[[Tensor], Tensor], held: Any) -> Any:

@@ -39,7 +39,8 @@ class Study:
     >>> import torch, salience
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> study = salience.randomization_test(
-    ...     net.eval(), torch.randn(3, 6), "gradient", repeats=2, progress=False)
+    ...     net.eval(), torch.randn(3, 6), "gradient", progress=False,
+    ...     cascade=salience.Cascade(repeats=2))
     >>> study.methods, study.controls, study.stages
     (['gradient'], ['input', 'random_map'], ['2.weight', '0.weight'])
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from salience._errors import printable
 from salience._recording.trace import Operation, Ref, Trace, leaves
 from salience._tables import html_table, text_table
 from salience.rules._table import Method
@@ -23,21 +24,29 @@ class CoverageRow(NamedTuple):
 
 
 class Coverage(list[CoverageRow]):
-    """What a method does with every operation of a tape, in the order of first execution."""
+    """What a method does with every operation of a tape, in the order of first execution.
+
+    >>> import torch, salience
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.GELU()).eval()
+    >>> salience.record(net, torch.ones(1, 3)).coverage("guided_backprop")
+    operation  kind        calls  treatment
+    linear     linear      1      autograd
+    gelu       activation  1      not covered
+    """
 
     @property
     def uncovered(self) -> list[str]:
         """The names of operations that the method has no answer for."""
         return [row.operation for row in self if row.treatment == NOT_COVERED]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return text_table(CoverageRow._fields, self._rows())
 
     def _repr_html_(self) -> str:
         return html_table(CoverageRow._fields, self._rows())
 
     def _rows(self) -> list[list[str]]:
-        return [[str(cell) for cell in row] for row in self]
+        return [[printable(str(cell)) for cell in row] for row in self]
 
 
 def coverage_of(trace: Trace, method: Method) -> Coverage:

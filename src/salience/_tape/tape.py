@@ -24,16 +24,24 @@ from salience._recording.run import at_other_values, checked_pass
 from salience._study.maps import Maps
 from salience._tape.backward import walk_back
 from salience._tape.coverage import Coverage, coverage_of
+from salience._tape.shown import as_html, as_text
 from salience.rules._method import Attribution, Method
 from salience.rules._table import Methods, choose, find
 
 
 class Tape:
-    """One recorded forward pass; made by `salience.record`.
+    """One recorded forward pass; made by `salience.record`; printed, it says of what.
 
     x       the input as it was given: a tensor (B, ...), or a tuple or dict of tensors
     leaves  where maps are read: the floating-point inputs, and what embeddings make of ids
     output  (B, ...) the model's output, without its graph
+
+    >>> import torch, salience
+    >>> salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
+    Tape of Linear: 1 recorded operation
+    part    shape   type     map
+    input   (1, 3)  float32  (1, 3)
+    output  (1, 2)  float32
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -43,6 +51,12 @@ class Tape:
         self.output: Tensor = recording.output.detach()
         # the last walk without rules: its seed, and m at each leaf
         self._plain: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def __repr__(self) -> str:
+        return as_text(self.recording)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.recording)
 
     def again(self, *values: Tensor) -> Tape:
         """A tape of the same model, recorded at other values of the leaves."""

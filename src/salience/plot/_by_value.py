@@ -36,7 +36,7 @@ def attribution_by_value(dataset: xarray.Dataset) -> Figure:
     >>> len(salience.plot.attribution_by_value(shares).axes)
     1
     """
-    from matplotlib.figure import Figure
+    from salience.plot._figure import Figure
 
     missing = [name for name in ("mean", "low", "high", "chance") if name not in dataset]
     if missing or "class" not in dataset.dims:

@@ -99,7 +99,7 @@ def cascade(
     >>> len(salience.plot.cascade(study).axes)  # the input, trained, one stage
     3
     """
-    from matplotlib.figure import Figure
+    from salience.plot._figure import Figure
 
     study = study_of(study)
     samples = _samples(study, sample)

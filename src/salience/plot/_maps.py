@@ -94,7 +94,7 @@ def maps(
     >>> len(figure.axes)  # 2 x 2 pictures and 1 colour bar
     5
     """
-    from matplotlib.figure import Figure
+    from salience.plot._figure import Figure
 
     x = to_array(inputs)
     columns = {name: to_array(values) for name, values in maps.items()}

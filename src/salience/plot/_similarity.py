@@ -53,7 +53,7 @@ def similarity(
     >>> len(salience.plot.similarity(study).axes[0].get_lines())  # ten methods, two controls
     12
     """
-    from matplotlib.figure import Figure
+    from salience.plot._figure import Figure
 
     study = study_of(study)
     if study.rises:

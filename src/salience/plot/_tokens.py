@@ -46,7 +46,7 @@ def tokens(
     >>> len(figure.axes)  # 2 samples and a colour bar
     3
     """
-    from matplotlib.figure import Figure
+    from salience.plot._figure import Figure
 
     numbers = to_array(ids).astype(int)
     strips = {name: to_array(values) for name, values in relevance.items()}
