@@ -182,9 +182,11 @@ def report_page(
 
         console = _console()
         report_command(
-            study, out, edges=opt.parse_numbers("edges", edges),
+            study,
+            out,
+            edges=opt.parse_numbers("edges", edges),
             say=lambda text: console.print(Text(printable(text)), soft_wrap=True),
-        )  # fmt: skip
+        )
 
 
 @app.command("view")
@@ -235,10 +237,12 @@ def _check(given: dict[str, Any]) -> None:
     chosen = opt.parse_methods(given["methods"], given.get("param", []))
     score, target = given["score"], opt.parse_target(given["target"])
     options = {
-        "cascade": opt.parse_cascade(given), "retarget": given["retarget"],
-        "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
+        "cascade": opt.parse_cascade(given),
+        "retarget": given["retarget"],
+        "output": opt.parse_output(given.get("output")),
+        "keep_maps": given["show"],
         "batch_size": given.get("batch_size"),
-    }  # fmt: skip
+    }
     results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
@@ -270,9 +274,14 @@ def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
 
 
 def _tested(
-    given: dict[str, Any], network: torch.nn.Module, x: Any, names: list[str],
-    methods: list[Method] | None, target: Target, options: dict[str, Any],
-) -> Study:  # fmt: skip
+    given: dict[str, Any],
+    network: torch.nn.Module,
+    x: Any,
+    names: list[str],
+    methods: list[Method] | None,
+    target: Target,
+    options: dict[str, Any],
+) -> Study:
     """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
     study = randomization_test(network, x, methods, target, **options)

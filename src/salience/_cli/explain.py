@@ -40,9 +40,10 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
         part, count = select_output(raw, run["output"]).cpu(), trees.samples_of(rows)
         if part.ndim == 0 or len(part) != count:
             raise expected(
-                f"one output per input, ({count}, ...)", f"an output {tuple(part.shape)}",
+                f"one output per input, ({count}, ...)",
+                f"an output {tuple(part.shape)}",
                 "The batch dimension comes first, in DATA and in the network's output.",
-            )  # fmt: skip
+            )
         parts.append(part)
     outputs = torch.cat(parts)
     return outputs, resolve(run["target"], outputs)(outputs)

@@ -54,9 +54,10 @@ def load_inputs(
     if len(paths) == 1 and (array := _array_file(str(paths[0]))) is not None:
         if size is not None or mean is not None or std is not None:
             raise expected(
-                "images for --size, --mean and --std", f"{paths[0]}",
+                "images for --size, --mean and --std",
+                f"{paths[0]}",
                 "Arrays are used as they are: leave these options out.",
-            )  # fmt: skip
+            )
         held, file = _read_array(*array, max_bytes), array[0]
         parts = held.values() if isinstance(held, Mapping) else [held]
         check_size(sum(map(_bytes_of, parts)), f"{file}", max_bytes)
@@ -100,10 +101,11 @@ def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
     except Exception as error:  # reading alone: a damaged file raises anything
         if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
             raise expected(
-                "an array of numbers", f"{file} with no plain array or with pickled Python "
+                "an array of numbers",
+                f"{file} with no plain array or with pickled Python "
                 "objects, which can run any code when they are read and are refused",
                 "Save it again by np.save(FILE, x), x of dtype float32.",
-            ) from None  # fmt: skip
+            ) from None
         got = f"{file}, broken: {reason(error)}"
         raise expected("a numpy file", got, "Save it again.") from None
 
@@ -115,8 +117,11 @@ def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
         key = names[0]
     if not names or (key is not None and key not in names):
         got = f"no {key!r} in {names}" if names else "none"
-        raise expected(f"an array in {file}", got, f"Name one, for example {file}:{names[0]}."
-                       if names else "Save it again.")  # fmt: skip
+        raise expected(
+            f"an array in {file}",
+            got,
+            f"Name one, for example {file}:{names[0]}." if names else "Save it again.",
+        )
     return dict(held) if key is None else held[key]
 
 
@@ -132,14 +137,18 @@ def _bytes_of(array: Any) -> int:
 def _tensor(array: Any, where: str) -> Tensor:
     """Floating-point numbers as they are, integers as int64, masks as bool."""
     if not isinstance(array, np.ndarray | Tensor):
-        raise expected("a tensor of inputs", f"{where} with a {type(array).__name__}",
-                       "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
+        raise expected(
+            "a tensor of inputs",
+            f"{where} with a {type(array).__name__}",
+            "Save the inputs alone by torch.save(x, FILE).",
+        )
     number = not isinstance(array, np.ndarray) or array.dtype.kind in "fiub"
     if not number or (isinstance(array, Tensor) and array.is_complex()):
         raise expected(
-            "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
+            "floating-point inputs, or integer ids",
+            f"{where} of {array.dtype}",
             "Save them as float32, complex ones as real and imaginary parts.",
-        )  # fmt: skip
+        )
     read = trees.tensor_of(array).detach()
     return read if read.is_floating_point() or read.dtype == torch.bool else read.long()
 
@@ -150,14 +159,16 @@ def _alone(array: Any, file: Path) -> Tensor:
     ids = not x.is_floating_point()
     if x.dtype == torch.bool or (ids and x.ndim > _MOST_OF_IDS):
         raise expected(
-            "floating-point inputs", f"{file} of {array.dtype}",
+            "floating-point inputs",
+            f"{file} of {array.dtype}",
             "Scale them as the network was trained with and save them as float32.",
-        )  # fmt: skip
+        )
     if x.ndim < 2 or len(x) == 0:
         raise expected(
-            "a batch of inputs (B, ...)", f"{file} of shape {tuple(x.shape)}",
+            "a batch of inputs (B, ...)",
+            f"{file} of shape {tuple(x.shape)}",
             "Add a batch dimension, for example array[None], and save it again.",
-        )  # fmt: skip
+        )
     return x
 
 
@@ -167,9 +178,12 @@ def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
 
     max_bytes = parse_bytes(given["max_bytes"])
     network = load_model(
-        given["model"], given.get("weights"), device=given["device"], seed=given["seed"],
+        given["model"],
+        given.get("weights"),
+        device=given["device"],
+        seed=given["seed"],
         max_bytes=max_bytes,
-    )  # fmt: skip
+    )
     channels, channels_last = image_layout(network)
     x, names = load_inputs(
         given["data"],

@@ -191,8 +191,11 @@ def parse_target(text: str) -> Any:
     items = value if isinstance(value, list | tuple) else [value]
     flat = [i for item in items for i in (item if isinstance(item, tuple) else [item])]
     if not flat or any(type(i) is not int for i in flat):
-        raise expected('a target: argmax, 3, 3-5, 1,7,2 or "(0,5,7)"', repr(text),
-                       "See salience explain --help.")  # fmt: skip
+        raise expected(
+            'a target: argmax, 3, 3-5, 1,7,2 or "(0,5,7)"',
+            repr(text),
+            "See salience explain --help.",
+        )
     return value
 
 

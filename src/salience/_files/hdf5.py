@@ -70,8 +70,9 @@ def _check_collection(data: Bytes, place: int, end: int) -> None:
     """Raise ValueError unless a collection ends: its free space says itself how long it is."""
     place += _OBJECT  # of the collection itself, which begins as its objects do
     while place + _OBJECT <= end:
-        number, length = (int.from_bytes(data[place + i : place + j], "little")
-                          for i, j in ((0, 2), (8, 16)))  # fmt: skip
+        number, length = (
+            int.from_bytes(data[place + i : place + j], "little") for i, j in ((0, 2), (8, 16))
+        )
         step = length if number == 0 else _OBJECT + length + -length % 8
         if step < _OBJECT:
             raise ValueError("texts that are stored without an end")

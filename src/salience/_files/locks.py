@@ -115,6 +115,7 @@ def _taken(lock: Path, text: str) -> SalienceError:
     told = _read(text)
     who = f"process {told['pid']} on {told.get('host')}" if "pid" in told else "another run"
     return expected(
-        "a folder that no other run writes to", f"{lock.parent}, where {who} is at work",
+        "a folder that no other run writes to",
+        f"{lock.parent}, where {who} is at work",
         f"Wait for it, or choose another folder; if there is no such run, delete {lock}.",
-    )  # fmt: skip
+    )

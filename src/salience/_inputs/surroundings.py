@@ -49,9 +49,10 @@ def check_plain() -> None:
     for name, around in _AROUND.items():
         if around():
             raise expected(
-                "a call on plain tensors", f"one inside of {name}",
+                "a call on plain tensors",
+                f"one inside of {name}",
                 "Call salience outside of it, on the whole batch.",
-            )  # fmt: skip
+            )
 
 
 def as_written(model: Any) -> Any:

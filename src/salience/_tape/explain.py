@@ -25,16 +25,30 @@ SAMPLES_PER_PASS = 16
 
 @overload
 def explain(
-    model: Callable[..., Any], x: Tensor | np.ndarray[Any, Any], methods: Methods | None = None,
-    target: Target = "argmax", *, batch_size: int | None = None, seed: int = 0,
-    output: Part = None, strict: bool = False, progress: bool = False,
-) -> Maps[Tensor]: ...  # fmt: skip
+    model: Callable[..., Any],
+    x: Tensor | np.ndarray[Any, Any],
+    methods: Methods | None = None,
+    target: Target = "argmax",
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    output: Part = None,
+    strict: bool = False,
+    progress: bool = False,
+) -> Maps[Tensor]: ...
 @overload
 def explain(
-    model: Callable[..., Any], x: Any, methods: Methods | None = None, target: Target = "argmax",
-    *, batch_size: int | None = None, seed: int = 0, output: Part = None, strict: bool = False,
+    model: Callable[..., Any],
+    x: Any,
+    methods: Methods | None = None,
+    target: Target = "argmax",
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    output: Part = None,
+    strict: bool = False,
     progress: bool = False,
-) -> Maps[Any]: ...  # fmt: skip
+) -> Maps[Any]: ...
 def explain(
     model: Callable[..., Any],
     x: Any,
@@ -83,9 +97,17 @@ def explain(
     torch.Size([4, 5])
     """
     return explained(
-        model, x, choose(methods), target, batch_size=batch_size, seed=seed, output=output,
-        strict=strict, progress=progress, skip=methods is None,
-    )  # fmt: skip
+        model,
+        x,
+        choose(methods),
+        target,
+        batch_size=batch_size,
+        seed=seed,
+        output=output,
+        strict=strict,
+        progress=progress,
+        skip=methods is None,
+    )
 
 
 def explained(

@@ -50,8 +50,9 @@ def check_shown(x: Any, leaves: Sequence[Leaf]) -> None:
         shapes = ", ".join(str(tuple(leaf.tensor.shape[1:])) for leaf in leaves)
         raise expected(
             "a single input, or ids (B, T) embedded as (B, T, D), for keep_maps",
-            f"maps of shapes {shapes}", "Use keep_maps=0, and salience.explain for the maps.",
-        )  # fmt: skip
+            f"maps of shapes {shapes}",
+            "Use keep_maps=0, and salience.explain for the maps.",
+        )
 
 
 def numbers(values: Tensor) -> np.ndarray[Any, Any]:

@@ -106,14 +106,16 @@ class CaptumAttribution:
         """
         if not isinstance(inputs, Tensor | tuple):
             raise expected(
-                "inputs: a tensor or a tuple of tensors", type(inputs).__name__,
+                "inputs: a tensor or a tuple of tensors",
+                type(inputs).__name__,
                 "For a dict of inputs use salience.record.",
-            )  # fmt: skip
+            )
         if return_convergence_delta and not self.has_convergence_delta():
             raise expected(
-                "a method whose maps add up, for its convergence delta", self.method.name,
+                "a method whose maps add up, for its convergence delta",
+                self.method.name,
                 "Leave return_convergence_delta out.",
-            )  # fmt: skip
+            )
         model = _with_arguments(self.forward_func, additional_forward_args)
         tape = record(model, inputs, output=self.output)
         wanted = _target(target, tape.output)
@@ -194,6 +196,7 @@ def _index(target: Any, output: Tensor) -> tuple[int, ...]:
 def _no_target(target: Any, output: Tensor) -> SalienceError:
     return expected(
         f"a captum target with one value per sample of an output {tuple(output.shape)}",
-        repr(target), "Give a class, an index tuple for dense outputs, or a list with one per "
+        repr(target),
+        "Give a class, an index tuple for dense outputs, or a list with one per "
         "sample; differences, masks and functions are targets of salience.record.",
-    )  # fmt: skip
+    )

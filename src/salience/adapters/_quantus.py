@@ -18,9 +18,13 @@ _PASSED_BY_QUANTUS = ("device", "method")  # the latter: what `quantus.evaluate`
 
 
 def quantus(
-    method: str | Method, *, output: Part = None, seed: int = 0, strict: bool = False,
+    method: str | Method,
+    *,
+    output: Part = None,
+    seed: int = 0,
+    strict: bool = False,
     **parameters: Any,
-) -> Callable[..., np.ndarray[Any, Any]]:  # fmt: skip
+) -> Callable[..., np.ndarray[Any, Any]]:
     """A method as an `explain_func` of Quantus: (model, inputs, targets) -> maps, as arrays.
 
     method      a name in `salience.methods`, or a `Method`

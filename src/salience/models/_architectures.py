@@ -34,8 +34,9 @@ def build(scheme: str, name: str, has_weights: bool) -> nn.Module:
         warnings.warn(
             f"{scheme}:{name} has random weights: its maps show nothing that was learned. "
             "Nothing is downloaded; give a file of weights by --weights.",
-            SalienceWarning, stacklevel=4,
-        )  # fmt: skip
+            SalienceWarning,
+            stacklevel=4,
+        )
     return model
 
 

@@ -83,17 +83,19 @@ class Bounded(TorchDispatchMode):
             self._made += sum(sizes)
             if self._made > self._total:
                 raise expected(
-                    "layers as large as the weights in the file", "layers that take more than "
-                    f"{in_words(self._total)} when they are built", "Save the network again.",
-                )  # fmt: skip
+                    "layers as large as the weights in the file",
+                    f"layers that take more than {in_words(self._total)} when they are built",
+                    "Save the network again.",
+                )
 
 
 def _check_pieces(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
     if func in PIECES and (made := PIECES[func](*args, **given)) > _MOST_PIECES:
         raise expected(
-            f"at most {_MOST_PIECES} pieces of a tensor", f"a network with {func.__name__} into "
-            f"{made}", "Save the network without it.",
-        )  # fmt: skip
+            f"at most {_MOST_PIECES} pieces of a tensor",
+            f"a network with {func.__name__} into {made}",
+            "Save the network without it.",
+        )
 
 
 def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int] | None:
@@ -117,8 +119,11 @@ def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]
             return None
         raise  # what no shape function takes can end the process
     # an empty tensor by its other sides: what is made of each of its places takes memory
-    return [prod(n or 1 for n in t.shape) * t.itemsize
-            for t in tree_leaves(made) if isinstance(t, Tensor)]  # fmt: skip
+    return [
+        prod(n or 1 for n in t.shape) * t.itemsize
+        for t in tree_leaves(made)
+        if isinstance(t, Tensor)
+    ]
 
 
 def _shape_alone(value: Any) -> Any:

@@ -61,9 +61,10 @@ class FileModel(nn.Module):
         if held.keys() != self.shapes.keys() or len(given) + len(named) != len(self.shapes):
             got = ", ".join([*(f"{tuple(part.shape)}" for part in given), *named]) or "none"
             raise expected(
-                f"the {_several(len(self.shapes))} of the file ({', '.join(self.shapes)})", got,
+                f"the {_several(len(self.shapes))} of the file ({', '.join(self.shapes)})",
+                got,
                 "Give several in a tuple, in this order, or in a dict by these names.",
-            )  # fmt: skip
+            )
         for name, shape in self.shapes.items():
             check_shape(held[name], shape, "" if len(held) == 1 else f" {name}")
         return [held[name] for name in self.shapes]
@@ -96,7 +97,7 @@ def channels_first(model: FileModel) -> FileModel:
     shapes = {
         name: (shape[0], shape[3], *shape[1:3]) if _is_image(shape) else shape
         for name, shape in model.shapes.items()
-    }  # fmt: skip
+    }
 
     def call(*x: Tensor) -> Any:
         return model(*(part.permute(0, 2, 3, 1) if part.ndim == 4 else part for part in x))
@@ -113,9 +114,10 @@ def _batch_of(shapes: Mapping[str, tuple[int | None, ...] | None]) -> int | None
     sizes = {name: shape[0] for name, shape in shapes.items() if shape and shape[0] is not None}
     if len(set(sizes.values())) > 1:
         raise expected(
-            "inputs with the same number of samples first", f"{sizes}",
+            "inputs with the same number of samples first",
+            f"{sizes}",
             "Export the network with one batch size, or put what all samples share into it.",
-        )  # fmt: skip
+        )
     return next(iter(sizes.values()), None)
 
 
@@ -131,9 +133,10 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...] | None, name: str = "")
     sizes = zip(x.shape[1:], shape[1:], strict=False)
     if x.ndim != len(shape) or any(n is not None and n != given for given, n in sizes):
         raise expected(
-            f"an input{name} {free}, as the file tells", f"{tuple(x.shape)}",
+            f"an input{name} {free}, as the file tells",
+            f"{tuple(x.shape)}",
             "Change the input (images: --size), or export the network for this size.",
-        )  # fmt: skip
+        )
 
 
 def _cut(outputs: Any, count: int) -> Any:
@@ -180,6 +183,7 @@ def check_batch(model: nn.Module, x: Tensor) -> None:
         return
     if looks_like_one_sample(model, x):
         raise expected(
-            f"a batch with {x.ndim + 1} dimensions (B, C, ...)", f"one sample {tuple(x.shape)}",
+            f"a batch with {x.ndim + 1} dimensions (B, C, ...)",
+            f"one sample {tuple(x.shape)}",
             "Add a batch dimension, for example array[None], and save it again.",
-        )  # fmt: skip
+        )

@@ -32,9 +32,10 @@ def from_factory(where: str, name: str) -> nn.Module:
         model = guarded(factory, f"{name}() of {where} to return a model")
     if not isinstance(model, nn.Module):
         raise expected(
-            f"a torch.nn.Module from {name}()", type(model).__name__,
+            f"a torch.nn.Module from {name}()",
+            type(model).__name__,
             "The factory takes no arguments and returns the module.",
-        )  # fmt: skip
+        )
     return model
 
 
@@ -45,9 +46,10 @@ def _check_scheme(where: str, name: str) -> None:
         if near and importlib.util.find_spec(where) is None:
             scheme = "torchvision" if near[0] == "tv" else near[0]
             raise expected(
-                "torchvision:NAME, timm:NAME or package.module:factory", f"{where}:{name}",
+                "torchvision:NAME, timm:NAME or package.module:factory",
+                f"{where}:{name}",
                 f"Did you mean {scheme}:{name}?",
-            )  # fmt: skip
+            )
 
 
 @contextmanager
@@ -94,15 +96,18 @@ def _attribute(module: ModuleType, name: str, where: str) -> Any:
     factory = getattr(module, name, None)
     if factory is None:
         public = [
-            key for key, value in vars(module).items()
-            if callable(value) and not key.startswith("_")
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
             and getattr(value, "__module__", None) == module.__name__
-        ]  # fmt: skip
+        ]
         cure = f"It defines: {', '.join(public[:8])}." if public else "It defines no functions."
         raise expected(f"a factory {name!r} in {where}", "no such name", cure)
     if not callable(factory) or isinstance(factory, nn.Module):
         raise expected(
             f"a function {name}() without arguments that returns a module",
-            f"a {type(factory).__name__}", "Define a function, or give the class of the network.",
-        )  # fmt: skip
+            f"a {type(factory).__name__}",
+            "Define a function, or give the class of the network.",
+        )
     return factory

@@ -196,9 +196,10 @@ def described(config: Mapping[str, Any], file: Path, sides: Sides) -> Described:
         family = "timm_wrapper"  # as timm saves it
     if not isinstance(family, str) or family not in _FAMILIES:
         raise expected(
-            "an image classifier of Hugging Face", f"{file}, broken or of another kind: model_type "
-            f"{_short(family)}", f"Families that are read: {', '.join(_FAMILIES)}.",
-        )  # fmt: skip
+            "an image classifier of Hugging Face",
+            f"{file}, broken or of another kind: model_type {_short(family)}",
+            f"Families that are read: {', '.join(_FAMILIES)}.",
+        )
     fields = {}
     for name, value in _known(config, _FAMILIES[family], file).items():
         if name in _PARTS:

@@ -96,8 +96,9 @@ def draw(
 ) -> None:
     """A picture, or a graph; behind a graph a signal (L,), scaled to the graph's range."""
     if picture.ndim > 1:
-        limits = {} if scale is None else {
-            "vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}  # fmt: skip
+        limits = (
+            {} if scale is None else {"vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}
+        )
         axes.imshow(picture, aspect="auto", interpolation="nearest", **limits)
         axes.set_xticks([])
         axes.set_yticks([])

@@ -85,11 +85,32 @@ def attribution_rows(dataset: xarray.Dataset) -> dict[str, Any]:
 def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
     """Everything that the dataset says about its origin, what identifies it first."""
     first: Sequence[str] = (
-        "command_line", "command", "options", "model", "model_fingerprint",
-        "weights_file_sha256", "data_fingerprint", "data_shape", "dtype", "device", "machine",
-        "time", "seed", "repeats", "order", "target", "score", "stages", "weights", "batch_norm",
-        "method_parameters", "salience", "torch", "numpy", "python",
-    )  # fmt: skip
+        "command_line",
+        "command",
+        "options",
+        "model",
+        "model_fingerprint",
+        "weights_file_sha256",
+        "data_fingerprint",
+        "data_shape",
+        "dtype",
+        "device",
+        "machine",
+        "time",
+        "seed",
+        "repeats",
+        "order",
+        "target",
+        "score",
+        "stages",
+        "weights",
+        "batch_norm",
+        "method_parameters",
+        "salience",
+        "torch",
+        "numpy",
+        "python",
+    )
     names = [name for name in first if name in attributes]
     names += [str(name) for name in attributes if name not in first]
     return [(name, str(attributes[name])) for name in names]

@@ -78,10 +78,13 @@ _FUNCTIONAL = frozenset([*_ELEMENTWISE, *_OTHERS, *_UNDERSCORED])
 # relu_ and the like, which exports hold as the network has them: as many values as they read
 _IN_PLACE = frozenset(
     f"{name}_"
-    for name in [*_ELEMENTWISE, *"copy index_put index_add index_fill masked_scatter scatter"
-                 " scatter_add zero dropout feature_dropout alpha_dropout feature_alpha_dropout"
-                 " squeeze unsqueeze transpose t detach rrelu tril triu".split()]
-)  # fmt: skip
+    for name in [
+        *_ELEMENTWISE,
+        *"copy index_put index_add index_fill masked_scatter scatter"
+        " scatter_add zero dropout feature_dropout alpha_dropout feature_alpha_dropout"
+        " squeeze unsqueeze transpose t detach rrelu tril triu".split(),
+    ]
+)
 
 _NUMBER = ("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool")
 _KINDS = {  # the schema's type -> what a file may give for it

@@ -64,9 +64,14 @@ class Program(nn.Module):
     """
 
     def __init__(
-        self, graph: Mapping[str, Any], x_names: Sequence[str], state: Mapping[str, str],
-        tensors: Mapping[str, Tensor], outputs: list[str], keys: list[str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        graph: Mapping[str, Any],
+        x_names: Sequence[str],
+        state: Mapping[str, str],
+        tensors: Mapping[str, Tensor],
+        outputs: list[str],
+        keys: list[str] | None = None,
+    ) -> None:
         super().__init__()
         self._x_names, self._state = list(x_names), dict(state)
         self._outputs, self._keys = outputs, keys
@@ -117,10 +122,11 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
     unknown = Counter(n["target"] for n in graph["nodes"] if _function(n["target"]) is None)
     if unknown:
         raise expected(
-            "operators of torch (torch.ops.aten)", ", ".join(f"{str(n)[:80]}" for n in unknown),
+            "operators of torch (torch.ops.aten)",
+            ", ".join(f"{str(n)[:80]}" for n in unknown),
             "Export the network without them: no custom operators, no grad-mode or autocast blocks "
             "in its forward, strict=False.",
-        )  # fmt: skip
+        )
     calls: list[Call] = []
     alive = set(outputs)
     for node in reversed(graph["nodes"]):
@@ -188,9 +194,14 @@ def _instance_norm(
 
 
 def _standardized(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: None, variance: None,
-    training: bool, *rest: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: None,
+    variance: None,
+    training: bool,
+    *rest: float,
+) -> Tensor:
     return _instance_norm(x, weight, bias, training, *rest[:2])[0]
 
 
@@ -215,7 +226,7 @@ def _refuse_training(node: Mapping[str, Any]) -> None:
                 f"{node['target'].removeprefix('torch.ops.')} in training mode",
                 "Export it again after model.eval(): dropout and batch statistics have no fixed "
                 "map.",
-            )  # fmt: skip
+            )
 
 
 def names_of(argument: Any) -> set[str]:
@@ -288,6 +299,7 @@ def _assign(outputs: list[dict[str, Any]], result: Any, values: dict[str, Any]) 
 
 def unsupported(what: str) -> SalienceError:
     return expected(
-        "a graph of tensors and numbers", f"one with {what}",
+        "a graph of tensors and numbers",
+        f"one with {what}",
         "Give 'file.py:factory' as MODEL and a file of its state dict as --weights.",
-    )  # fmt: skip
+    )

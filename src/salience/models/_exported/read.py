@@ -72,10 +72,11 @@ class _Archive:
         for name, item in config.items():
             if item["use_pickle"]:
                 raise expected(
-                    "a file of tensors and operators", f"a pickled object for {name}, which can "
+                    "a file of tensors and operators",
+                    f"a pickled object for {name}, which can "
                     "run any code when it is read and is refused",
                     "Export the network without objects other than tensors.",
-                )  # fmt: skip
+                )
             path = f"data/{kind}/{item['path_name']}"
             if path not in flat:
                 flat[path] = _flat(self.read(path), item["tensor_meta"])

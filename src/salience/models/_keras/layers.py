@@ -20,9 +20,12 @@ def use_torch_operations(keras: Any, model: Any) -> None:
     """Let the Dense, convolution and BatchNormalization layers of a model run whole operations."""
     layers = keras.layers
     convolutions = (
-        layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D,
+        layers.Conv1D,
+        layers.Conv2D,
+        layers.Conv3D,
+        layers.DepthwiseConv1D,
         layers.DepthwiseConv2D,
-    )  # fmt: skip
+    )
     whole: dict[int, Any] = {}  # BatchNormalization layers that their convolution runs
     for part in model._flatten_layers():
         if hasattr(part, "outputs") and hasattr(part, "_layers"):
@@ -81,10 +84,11 @@ def _convolution(layer: Any, norm: Any) -> Callable[..., Tensor]:
         weight = kernel.permute(-1, -2, *spatial)
         x = _first(x) if last else x
         settings = {
-            "strides": list(layer.strides), "dilations": list(layer.dilation_rate),
+            "strides": list(layer.strides),
+            "dilations": list(layer.dilation_rate),
             "auto_pad": "SAME_UPPER" if layer.padding == "same" else "VALID",
             "group": x.shape[1] // weight.shape[1],
-        }  # fmt: skip
+        }
         bias = layer.bias.value if layer.use_bias else None
         y = WINDOWS["Conv"]([x, weight, bias], settings, 0)
         y = y if norm is None else _normalized(y, norm)

@@ -109,9 +109,10 @@ def _check_backend() -> None:
     loaded = sys.modules.get("keras")
     if loaded is not None and hasattr(loaded, "backend") and loaded.backend.backend() != "torch":
         raise expected(
-            "Keras on its torch backend", f"Keras imported with {loaded.backend.backend()}",
+            "Keras on its torch backend",
+            f"Keras imported with {loaded.backend.backend()}",
             "Set KERAS_BACKEND=torch before keras is imported for the first time.",
-        )  # fmt: skip
+        )
 
 
 def _import_keras(file: Path) -> Any:
@@ -130,15 +131,20 @@ def _import_keras(file: Path) -> Any:
 
 def _network(keras: Any, model: Any, max_bytes: int) -> nn.Module:
     if not model.inputs:
-        raise expected("a network of an input", "one without inputs",
-                       "Build the model before it is saved: model.build(input_shape).")  # fmt: skip
+        raise expected(
+            "a network of an input",
+            "one without inputs",
+            "Build the model before it is saved: model.build(input_shape).",
+        )
     use_torch_operations(keras, model)
     layers = model._flatten_layers()
     form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
     return FileModel(
-        KerasNetwork(model).eval(), {item.name: item.shape for item in model.inputs},
-        channels_last=form != "channels_first", max_bytes=max_bytes,
-    )  # fmt: skip
+        KerasNetwork(model).eval(),
+        {item.name: item.shape for item in model.inputs},
+        channels_last=form != "channels_first",
+        max_bytes=max_bytes,
+    )
 
 
 def _check(file: Path, max_bytes: int) -> int:
@@ -155,8 +161,11 @@ def _check(file: Path, max_bytes: int) -> int:
         names = {item.filename for item in items}
         strange = sorted(names - {"metadata.json", "config.json", _WEIGHTS})
         if strange:
-            raise expected("a .keras file of description and weights", f"{strange[0]!r} in {file}",
-                           "Save a model of layers alone, without lookup tables.")  # fmt: skip
+            raise expected(
+                "a .keras file of description and weights",
+                f"{strange[0]!r} in {file}",
+                "Save a model of layers alone, without lookup tables.",
+            )
         if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
             raise ValueError(f"its description has more than {_LARGEST_CONFIG} bytes")
         config = json.loads(archive.read("config.json"))
@@ -183,9 +192,10 @@ def _check_class(node: dict[str, Any]) -> None:
         return
     if kind in _RUN_CODE:
         raise expected(
-            "layers without Python code", f"a {kind}",
+            "layers without Python code",
+            f"a {kind}",
             "Code in files is not run: write it as a layer, and give 'file.py:factory' as MODEL.",
-        )  # fmt: skip
+        )
     plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
     own = isinstance(module, str) and (
         _MODULES.fullmatch(module) or (module, str(kind)) in _APPLICATIONS
@@ -193,7 +203,8 @@ def _check_class(node: dict[str, Any]) -> None:
     custom = isinstance(registered, str) and registered not in (kind, "")
     if custom or not (own or (module is None and plain)):
         raise expected(
-            "layers of Keras itself", f"{module}.{kind} ({registered or 'not registered'})",
+            "layers of Keras itself",
+            f"{module}.{kind} ({registered or 'not registered'})",
             "A file cannot bring its own classes: give 'file.py:factory' as MODEL, a function that "
             "imports them and loads the model.",
-        )  # fmt: skip
+        )

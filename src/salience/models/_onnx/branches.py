@@ -44,12 +44,16 @@ def refuse_modes_and_branches(graph: Any, inputs: set[str]) -> None:
     for node in graph.node:
         if node.op_type == "If" and node.input[0] in known:
             raise expected(
-                "an If whose condition is constant or about shapes", f"{node.name or 'one'} on "
-                "the input's values", "Export the network without branches on values.",
-            )  # fmt: skip
+                "an If whose condition is constant or about shapes",
+                f"{node.name or 'one'} on the input's values",
+                "Export the network without branches on values.",
+            )
         if node.input and node.input[0] in known and _is_training(node):
-            raise expected("a network exported in eval mode", "BatchNormalization in training mode",
-                           "Export it again after model.eval().")  # fmt: skip
+            raise expected(
+                "a network exported in eval mode",
+                "BatchNormalization in training mode",
+                "Export it again after model.eval().",
+            )
         if node.op_type not in _SHAPES and known & {*node.input, *captured(node)}:
             known |= set(node.output)
         for inner in branches_of(node).values():

@@ -34,9 +34,13 @@ class OnnxGraph(nn.Module):
     """Runs the calls of an ONNX graph; weights are parameters under their names in the file."""
 
     def __init__(
-        self, graph: Any, x_names: Sequence[str], opset: int, values: Mapping[str, Tensor],
+        self,
+        graph: Any,
+        x_names: Sequence[str],
+        opset: int,
+        values: Mapping[str, Tensor],
         read: Read,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self._x_names, self._opset = list(x_names), opset
         self._outputs = [output.name for output in graph.output]
@@ -63,9 +67,10 @@ class OnnxGraph(nn.Module):
                 result = node.run(given, attributes, self._opset)
             except NotImplementedError as error:
                 raise expected(
-                    "ONNX operators that torch has", f"{error} ({node.name})",
+                    "ONNX operators that torch has",
+                    f"{error} ({node.name})",
                     "Save the network in another form, for example by torch.export.",
-                ) from None  # fmt: skip
+                ) from None
             results = result if isinstance(result, tuple) else (result,)
             values.update(zip(node.outputs, results, strict=False))
             for name in node.done:
@@ -114,14 +119,16 @@ def _constant(given: Any, attributes: Mapping[str, Any], opset: int) -> Tensor:
 def _weights(graph: Any, values: Mapping[str, Tensor]) -> set[str]:
     """The initializers that were learned: floating-point, and no settings or statistics."""
     fixed = {
-        name for node in graph.node
+        name
+        for node in graph.node
         for place, name in enumerate(node.input)
         if node.op_type in _NO_WEIGHTS or (node.op_type == "BatchNormalization" and place > 2)
-    }  # fmt: skip
+    }
     return {
-        name for name, value in values.items()
+        name
+        for name, value in values.items()
         if value.is_floating_point() and value.numel() > 1 and name not in fixed
-    }  # fmt: skip
+    }
 
 
 def _add(network: nn.Module, name: str, number: int, tensor: Tensor) -> str:

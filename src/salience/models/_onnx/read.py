@@ -46,8 +46,11 @@ def _network(model: Any, read: Read, max_bytes: int) -> nn.Module:
     values = {item.name: read(item) for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in values]
     if not inputs:
-        raise expected("a network of an input", "one without inputs",
-                       "Export the network with the image as its input.")  # fmt: skip
+        raise expected(
+            "a network of an input",
+            "one without inputs",
+            "Export the network with the image as its input.",
+        )
     shapes = {item.name: _shape(item.type.tensor_type) for item in inputs}
     refuse_modes_and_branches(graph, set(shapes))
     network = OnnxGraph(graph, list(shapes), opset, values, read)
@@ -67,15 +70,20 @@ def _refuse_unknown(graph: Any, opset: int) -> None:
     graphs = graphs_of(graph)
     nodes = [node for each in graphs for node in each.node]
     unknown = Counter(
-        f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes
+        f"{node.domain}.{node.op_type}".lstrip(".")
+        for node in nodes
         if node.op_type not in known or node.domain not in DOMAINS
-    )  # fmt: skip
+    )
     if unknown or any(each.sparse_initializer for each in graphs):
         names = ", ".join(str(name)[:80] for name in unknown) or "sparse weights"
         raise expected(
-            "ONNX operators that torch has", names,
+            "ONNX operators that torch has",
+            names,
             "Save the network in another form, for example by torch.export.",
-        )  # fmt: skip
+        )
     if not opset >= 7:
-        raise expected("ONNX of opset 7 or later", f"opset {opset}",
-                       "Convert it: onnx.version_converter.convert_version.")  # fmt: skip
+        raise expected(
+            "ONNX of opset 7 or later",
+            f"opset {opset}",
+            "Convert it: onnx.version_converter.convert_version.",
+        )

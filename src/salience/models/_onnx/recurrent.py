@@ -61,7 +61,7 @@ def _refuse(kind: str, given: Operands, a: Attributes) -> None:
         "coupled gates": a.get("input_forget", 0) != 0,
         "peepholes": len(given) > 7 and given[7] is not None,
         "sequences of unequal length": unequal,
-    }  # fmt: skip
+    }
     for what, found in rare.items():
         if found:
             raise NotImplementedError(f"{kind} with {what}")

@@ -97,8 +97,9 @@ def _place(item: Any, folder: Path) -> Path:
     file, root = (folder / location).resolve(), folder.resolve()
     if not location or Path(location).is_absolute() or root not in file.parents:
         raise expected(
-            "weights inside the model's folder", f"{item.name} in {location!r}",
+            "weights inside the model's folder",
+            f"{item.name} in {location!r}",
             "Files are untrusted: a model may not read outside of its folder.",
-        )  # fmt: skip
+        )
     regular(file, f"the weights of {item.name}", "Put the model's data files beside it.")
     return file
