@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from salience._errors import printable
 from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Target
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
 from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
@@ -202,7 +203,7 @@ def view_page(
         view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
 
 
-def _explain(given: dict[str, Any]) -> None:
+def _explain(given: opt.Options) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
     from salience._cli.inputs import load_study
 
@@ -229,7 +230,7 @@ def _explain(given: dict[str, Any]) -> None:
     _show_files(out, lines)
 
 
-def _check(given: dict[str, Any]) -> None:
+def _check(given: opt.Options) -> None:
     """Everything that `salience check` does, from its options as they were given."""
     from salience._cli.inputs import load_study
 
@@ -274,13 +275,13 @@ def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
 
 
 def _tested(
-    given: dict[str, Any],
+    given: opt.Options,
     network: torch.nn.Module,
-    x: Any,
+    x: Inputs,
     names: list[str],
     methods: list[Method] | None,
     target: Target,
-    options: dict[str, Any],
+    options: opt.Options,
 ) -> Study:
     """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
@@ -289,7 +290,7 @@ def _tested(
     return study.annotated({"score": given["score"], **told}, names)
 
 
-def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _circumstances(given: opt.Options, seconds: float) -> dict[str, object]:
     """What a result says of the command that made it."""
     return {
         "command": json.dumps(_told(given)),
@@ -302,7 +303,7 @@ def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
     }
 
 
-def _told(given: dict[str, Any]) -> dict[str, Any]:
+def _told(given: opt.Options) -> dict[str, object]:
     return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
 
 

@@ -12,9 +12,11 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from salience._cli.options import Options
 from salience._errors import SalienceError, expected
 from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
+from salience._inputs.trees import Inputs
 from salience._memory import ran_out_of_memory
 from salience._study.maps import Maps
 from salience._tape.explain import explained
@@ -25,7 +27,7 @@ _FORWARD = 16  # inputs per forward pass, where no batch size is given
 _OVERVIEW_ROWS = 12
 
 
-def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def outputs_of(network: nn.Module, x: Inputs, run: Options) -> tuple[Tensor, Tensor]:
     """The network's outputs and the target's values (N,), before anything long is begun."""
     parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
     for first in range(0, trees.samples_of(x), size):
@@ -49,7 +51,7 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
     return outputs, resolve(run["target"], outputs)(outputs)
 
 
-def _not_taken(rows: Any, error: Exception) -> SalienceError:
+def _not_taken(rows: object, error: Exception) -> SalienceError:
     """That the network raised an error at its inputs."""
     shapes = {key: tuple(t.shape) for key, t in trees.parts_of(rows).items() if trees.per_sample(t)}
     got = shapes[trees.ALONE] if isinstance(rows, Tensor) else shapes
@@ -60,12 +62,12 @@ def _not_taken(rows: Any, error: Exception) -> SalienceError:
     return expected("inputs that the network takes", told, cure)
 
 
-def device_of(network: nn.Module, x: Any) -> torch.device:
+def device_of(network: nn.Module, x: Inputs) -> torch.device:
     return next((p.device for p in network.parameters()), trees.tensors_of(x)[0].device)
 
 
 def told_or_explained(
-    network: nn.Module, x: Any, chosen: list[Method], run: dict[str, Any], skip: bool
+    network: nn.Module, x: Inputs, chosen: list[Method], run: Options, skip: bool
 ) -> Maps[Any]:
     """The maps; that the network raised an error at its inputs is told as what is wrong with them.
 

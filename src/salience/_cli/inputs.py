@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._cli.options import parse_numbers
+from salience._cli.options import Options, parse_numbers
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience._inputs import trees
 from salience._inputs.batches import FLOATS, in_dtype_of
 from salience._inputs.images import image_files, read_images
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import check_samples
 from salience.models import read_torch
 
@@ -34,7 +35,7 @@ def load_inputs(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
-) -> tuple[Any, list[str]]:
+) -> tuple[Inputs, list[str]]:
     """Inputs (B, ...) from one array file, or (B, channels, H, W) from images, and their names.
 
     paths      one of FILE.npy, FILE.npz, FILE.npz:key, FILE.pt; or images and folders of images.
@@ -62,7 +63,7 @@ def load_inputs(
         parts = held.values() if isinstance(held, Mapping) else [held]
         check_size(sum(map(_bytes_of, parts)), f"{file}", max_bytes)
         if not isinstance(held, Mapping):
-            x: Any = _alone(held, file)
+            x: object = _alone(held, file)
         else:
             x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
             check_samples(x)
@@ -81,7 +82,7 @@ def _array_file(path: str) -> tuple[Path, str | None] | None:
     return (Path(path), None) if Path(path).suffix in _ARRAYS and not Path(path).is_dir() else None
 
 
-def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
+def _read_array(file: Path, key: str | None, max_bytes: int) -> object:
     size = regular(file, "a file of inputs")
     if file.suffix in (".pt", ".pth"):
         held = read_torch(file, "torch.save(x, FILE), x a tensor", max_bytes)
@@ -110,7 +111,7 @@ def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
         raise expected("a numpy file", got, "Save it again.") from None
 
 
-def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
+def _pick(held: Mapping[str, object], key: str | None, file: Path) -> object:
     """The array that a key names, the only one of a file, or all of them."""
     names = [str(name) for name in held]
     if key is None and len(names) == 1:
@@ -125,7 +126,7 @@ def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
     return dict(held) if key is None else held[key]
 
 
-def _bytes_of(array: Any) -> int:
+def _bytes_of(array: object) -> int:
     """The bytes that inputs will have: ids more than the integers of the file, views their own."""
     if not isinstance(array, np.ndarray | Tensor):
         return 0
@@ -134,7 +135,7 @@ def _bytes_of(array: Any) -> int:
     return math.prod(array.shape) * max(array.itemsize, _ID if whole else 0)
 
 
-def _tensor(array: Any, where: str) -> Tensor:
+def _tensor(array: object, where: str) -> Tensor:
     """Floating-point numbers as they are, integers as int64, masks as bool."""
     if not isinstance(array, np.ndarray | Tensor):
         raise expected(
@@ -172,7 +173,7 @@ def _alone(array: Any, file: Path) -> Tensor:
     return x
 
 
-def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
+def load_study(given: Options) -> tuple[nn.Module, Inputs, list[str]]:
     """The network that the options of a command name, its inputs, in its dtype, and their names."""
     from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
 

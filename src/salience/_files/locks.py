@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from salience import _interrupts
 from salience._errors import SalienceError, expected
@@ -103,7 +102,7 @@ def started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _read(text: str) -> dict[str, Any]:
+def _read(text: str) -> dict[str, object]:
     try:
         told = json.loads(text)
     except ValueError:  # of one that is about to write it

@@ -33,7 +33,7 @@ class FileModel(nn.Module):
         shapes: Mapping[str, Sequence[int | None] | None],
         *,
         channels_last: bool = False,
-        call: Callable[..., Any] | None = None,
+        call: Callable[..., object] | None = None,
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class FileModel(nn.Module):
         self._moved = network._apply
         self.call = network.__call__ if call is None else call
         self._max_bytes = max_bytes
-        self._watched: set[Any] = set()  # shapes of inputs
+        self._watched: set[object] = set()  # shapes of inputs
         self.shapes = {n: None if shape is None else tuple(shape) for n, shape in shapes.items()}
         self.channels_last = channels_last
         self._batch = _batch_of(self.shapes)
 
-    def forward(self, *given: Tensor, **named: Tensor) -> Any:
+    def forward(self, *given: Tensor, **named: Tensor) -> object:
         x = self.in_order(*given, **named)
         batch, count = self._batch, max((len(part) for part in x if part.ndim), default=0)
         if batch is None or count == batch:
@@ -69,7 +69,7 @@ class FileModel(nn.Module):
             check_shape(held[name], shape, "" if len(held) == 1 else f" {name}")
         return [held[name] for name in self.shapes]
 
-    def _run(self, x: Sequence[Tensor]) -> Any:
+    def _run(self, x: Sequence[Tensor]) -> object:
         kind = tuple((part.shape, part.dtype, part.device) for part in x)
         if self._max_bytes is None or kind in self._watched:
             return self.call(*x)
@@ -79,7 +79,7 @@ class FileModel(nn.Module):
             self._watched.add(kind)
         return outputs
 
-    def _part(self, x: Sequence[Tensor], first: int, count: int) -> Any:
+    def _part(self, x: Sequence[Tensor], first: int, count: int) -> object:
         """The outputs of some samples, filled up to a whole batch by repeating the last one."""
         parts = [part[first : first + count] if part.ndim else part for part in x]
         if self._batch is not None and count < self._batch:
@@ -99,7 +99,7 @@ def channels_first(model: FileModel) -> FileModel:
         for name, shape in model.shapes.items()
     }
 
-    def call(*x: Tensor) -> Any:
+    def call(*x: Tensor) -> object:
         return model(*(part.permute(0, 2, 3, 1) if part.ndim == 4 else part for part in x))
 
     return FileModel(model, shapes, call=call).eval()
@@ -139,7 +139,7 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...] | None, name: str = "")
         )
 
 
-def _cut(outputs: Any, count: int) -> Any:
+def _cut(outputs: object, count: int) -> object:
     """The outputs of the first samples."""
     if isinstance(outputs, Tensor):
         return outputs[:count] if outputs.ndim else outputs
@@ -150,7 +150,7 @@ def _cut(outputs: Any, count: int) -> Any:
     return outputs
 
 
-def _joined(parts: list[Any]) -> Any:
+def _joined(parts: list[Any]) -> object:
     """The outputs of several passes as that of one."""
     first = parts[0]
     if isinstance(first, Tensor) and first.ndim:

@@ -6,17 +6,18 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
 from salience._errors import expected
 
+T = TypeVar("T")
 SCHEMES = ("torchvision", "timm")
 
 
@@ -77,7 +78,7 @@ def _module(where: str) -> ModuleType:
     return module
 
 
-def guarded(call: Any, what: str) -> Any:
+def guarded(call: Callable[[], T], what: str) -> T:
     """What the user's own code returns; what it raises becomes a message with its last line.
 
     An exit, too: it would end the command in silence, or with success.
@@ -92,7 +93,7 @@ def guarded(call: Any, what: str) -> Any:
         raise expected(what, f"{told}{line}", "Correct the code or the name.") from error
 
 
-def _attribute(module: ModuleType, name: str, where: str) -> Any:
+def _attribute(module: ModuleType, name: str, where: str) -> Callable[[], object]:
     factory = getattr(module, name, None)
     if factory is None:
         public = [

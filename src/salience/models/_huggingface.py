@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,7 +70,7 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     return FileModel(model.eval(), shapes, call=_logits(model), max_bytes=max_bytes)
 
 
-def _import_transformers(folder: Path, architecture: Described) -> Any:
+def _import_transformers(folder: Path, architecture: Described) -> ModuleType:
     what = f"the folder {folder}"
     if importlib.util.find_spec("torchvision") is not None:  # transformers imports it then
         import_torchvision(what, "pip uninstall torchvision")
@@ -81,7 +83,7 @@ def _import_transformers(folder: Path, architecture: Described) -> Any:
 
 
 def _quietly(
-    transformers: Any, architecture: Described, state: dict[str, Tensor], folder: Path
+    transformers: ModuleType, architecture: Described, state: dict[str, Tensor], folder: Path
 ) -> nn.Module:
     """The network with its weights; transformers neither logs nor shows progress."""
     logging = transformers.utils.logging
@@ -123,7 +125,7 @@ def _quietly(
     return model
 
 
-def _built(transformers: Any, architecture: Described, state: dict[str, Tensor]) -> Any:
+def _built(transformers: ModuleType, architecture: Described, state: dict[str, Tensor]) -> Any:
     """What transformers builds of a description, with the weights as they are named in files."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     names = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[architecture.family]
@@ -142,7 +144,7 @@ def _built(transformers: Any, architecture: Described, state: dict[str, Tensor])
     )
 
 
-def _logits(model: Any) -> Any:
+def _logits(model: Any) -> Callable[[Tensor], object]:
     def call(x: Tensor) -> Tensor:
         return model(pixel_values=x).logits
 
@@ -156,7 +158,7 @@ def _channels(architecture: Described, model: Any) -> int | None:
     return getattr(config, "num_channels", told)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, object]:
     """A JSON file of a folder, of bounded size."""
     _check_inside(file)
     size = regular(file, file.name)

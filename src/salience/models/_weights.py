@@ -156,7 +156,7 @@ def _unpacked(file: Path) -> int:
         return unpacked(archive.infolist())
 
 
-def _storages(held: Any) -> int:
+def _storages(held: object) -> int:
     """The bytes of all tensors in plain containers; those that are shared count once."""
     found: dict[int, int] = {}
     seen: set[int] = set()

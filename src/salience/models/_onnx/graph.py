@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from salience._errors import expected
 from salience.models._exported.program import register
 from salience.models._onnx.branches import branch_runner, captured
-from salience.models._onnx.operators import OPERATORS, Operator
-from salience.models._onnx.tensors import Read
+from salience.models._onnx.calls import Attributes, Operands, Operator, Read
+from salience.models._onnx.operators import OPERATORS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 DOMAINS = ("", "ai.onnx")
 _NO_WEIGHTS = ("Resize", "Upsample", "Pad", "Clip", "Cast")  # their operands are settings
@@ -26,7 +29,7 @@ class Node(NamedTuple):
     run: Operator
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: dict[str, Any]
+    attributes: Attributes
     done: tuple[str, ...]  # values that no later call reads
 
 
@@ -35,7 +38,7 @@ class OnnxGraph(nn.Module):
 
     def __init__(
         self,
-        graph: Any,
+        graph: GraphProto,
         x_names: Sequence[str],
         opset: int,
         values: Mapping[str, Tensor],
@@ -51,9 +54,9 @@ class OnnxGraph(nn.Module):
             tensor = nn.Parameter(value) if name in weights else value
             self._places[name] = _add(self, name, number, tensor)
 
-    def forward(self, *x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> object:
         device = x[0].device
-        values: dict[str, Any] = {"": None, **dict(zip(self._x_names, x, strict=True))}
+        values: dict[str, object] = {"": None, **dict(zip(self._x_names, x, strict=True))}
         for name, place in self._places.items():
             path, _, last = place.rpartition(".")
             values[name] = getattr(self.get_submodule(path), last)
@@ -80,14 +83,14 @@ class OnnxGraph(nn.Module):
         return {name: values[name] for name in self._outputs}
 
 
-def _nodes(graph: Any, alive: set[str], read: Read) -> list[Node]:
+def _nodes(graph: GraphProto, alive: set[str], read: Read) -> list[Node]:
     """The calls in order, constants among them."""
     from onnx import helper
 
     nodes: list[Node] = []
     alive = {*alive, ""}
     for number, node in reversed(list(enumerate(graph.node))):
-        attributes: dict[str, Any] = {}
+        attributes: dict[str, object] = {}
         for item in node.attribute:
             if item.HasField("g"):  # run by the branch runner below
                 continue
@@ -109,14 +112,14 @@ def _nodes(graph: Any, alive: set[str], read: Read) -> list[Node]:
     return nodes[::-1]
 
 
-def _constant(given: Any, attributes: Mapping[str, Any], opset: int) -> Tensor:
+def _constant(given: Operands, attributes: Attributes, opset: int) -> Tensor:
     ((name, value),) = attributes.items()
     if name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         raise NotImplementedError(f"Constant with {name}")
     return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
-def _weights(graph: Any, values: Mapping[str, Tensor]) -> set[str]:
+def _weights(graph: GraphProto, values: Mapping[str, Tensor]) -> set[str]:
     """The initializers that were learned: floating-point, and no settings or statistics."""
     fixed = {
         name

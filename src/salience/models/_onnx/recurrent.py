@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-Operands = Sequence[Any]
-Attributes = Mapping[str, Any]
+from salience.models._onnx.calls import Attributes, Operands
+
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}  # torch's order among ONNX's: iofc, zrh
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 
