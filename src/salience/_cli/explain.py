@@ -81,7 +81,7 @@ def told_or_explained(
         raise
 
 
-def table_of(maps: Maps[Any]) -> Table:
+def table_of(maps: Maps[object]) -> Table:
     """How far the maps of each method can be relied on."""
     table = Table(Column("method", no_wrap=True), "largest error", "no rule for")
     for name in maps:
@@ -90,7 +90,7 @@ def table_of(maps: Maps[Any]) -> Table:
     return table
 
 
-def save_overviews(folder: Path, maps: Maps[Any], titles: list[str]) -> list[Path | str]:
+def save_overviews(folder: Path, maps: Maps[object], titles: list[str]) -> list[Path | str]:
     """A picture for each input that has maps: the files, and what could not be drawn."""
     lines: list[Path | str] = []
     few, titles = maps[:_OVERVIEW_ROWS], titles[:_OVERVIEW_ROWS]

@@ -29,7 +29,7 @@ Variables = dict[str, tuple[tuple[str, ...], Array]]
 _METHOD, _STAGE, _SAMPLE = "map_method", "map_stage", "map_sample"
 
 
-def to_xarray(maps: Maps[Any]) -> xarray.Dataset:
+def to_xarray(maps: Maps[object]) -> xarray.Dataset:
     """The maps, what they are of, and how far they can be trusted.
 
     maps (map_method, map_stage, map_sample, ...) has one stage, "trained", as a randomisation test

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.batches import batches
 from salience._inputs.targets import Part, Target, rows_of
+from salience._inputs.trees import Inputs, Model, X
 from salience._inputs.validation import check_input, checked_model, whole_number
 from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
@@ -20,13 +21,16 @@ from salience._study.maps import Maps, joined
 from salience._tape.tape import Tape, maps_of
 from salience.rules._table import Method, Methods, choose
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 SAMPLES_PER_PASS = 16
 
 
 @overload
 def explain(
-    model: Callable[..., Any],
-    x: Tensor | np.ndarray[Any, Any],
+    model: Model,
+    x: Tensor | np.ndarray,
     methods: Methods | None = None,
     target: Target = "argmax",
     *,
@@ -38,7 +42,7 @@ def explain(
 ) -> Maps[Tensor]: ...
 @overload
 def explain(
-    model: Callable[..., Any],
+    model: Model,
     x: Any,
     methods: Methods | None = None,
     target: Target = "argmax",
@@ -50,7 +54,7 @@ def explain(
     progress: bool = False,
 ) -> Maps[Any]: ...
 def explain(
-    model: Callable[..., Any],
+    model: Model,
     x: Any,
     methods: Methods | None = None,
     target: Target = "argmax",
@@ -111,8 +115,8 @@ def explain(
 
 
 def explained(
-    model: Callable[..., Any],
-    x: Any,
+    model: Model,
+    x: object,
     methods: list[Method],
     target: Target,
     *,
@@ -135,7 +139,7 @@ def explained(
             bar.total = total
 
             def run(
-                part: slice, batch: Any = batch, first: int = first, total: Any = total
+                part: slice, batch: Inputs = batch, first: int = first, total: int | None = total
             ) -> Maps[Any]:
                 rows = slice(first + part.start, first + part.stop)
                 here = _to_model(model, _some(batch, part))
@@ -158,7 +162,7 @@ def explained(
     return joined(results)
 
 
-def _bar(progress: bool, count: int) -> Any:
+def _bar(progress: bool, count: int) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
     return tqdm(disable=not progress, unit="input", desc=f"{count} methods")
@@ -184,11 +188,11 @@ def _of_rows(method: Method, rows: slice, total: int | None, tape: Tape) -> Meth
     return method.having(**given) if changed else method
 
 
-def _some(batch: Any, part: slice) -> Any:
+def _some(batch: X, part: slice) -> X:
     """The samples of a slice; inputs of other lengths are left to the check that names them."""
     return trees.each(lambda tensor: tensor[part], batch)
 
 
-def _to_model(model: Any, batch: Any) -> Any:
+def _to_model(model: Model, batch: X) -> X:
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return batch if parameter is None else trees.each(lambda t: t.to(parameter.device), batch)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from salience._study.maps import Maps
 
 
-def picture(maps: Maps[Any], *, of: str | int | None = None, **options: Any) -> Figure:
+def picture(maps: Maps[object], *, of: str | int | None = None, **options: Any) -> Figure:
     """A row per sample and a column, or a strip of tokens, per method.
 
     of       which input, where there are several: a key or a position
