@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 EXIT_CODE = 128 + signal.SIGINT  # what a shell reports of a program that Ctrl-C ended
 _NOTHING = "nothing was being written"
 _kept = _NOTHING
@@ -33,7 +34,7 @@ def end_quietly() -> None:
         signal.signal(signal.SIGINT, _leave)
 
 
-def _leave(*_: Any) -> None:
+def _leave(*_: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for undo in reversed(_undoing):
         with suppress(Exception):  # nobody is left to tell
@@ -81,7 +82,7 @@ def ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(handler: Any) -> Iterator[None]:
+def _handled_by(handler: Handler) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     if not _may_handle() or before in (None, signal.SIG_IGN):
         yield

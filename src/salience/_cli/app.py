@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from salience._errors import printable
 from salience._files.writing import result_folder
 from salience._inputs import trees
 from salience._inputs.targets import Part
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
 from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
@@ -181,9 +182,11 @@ def report_page(
 
         console = _console()
         report_command(
-            study, out, edges=opt.parse_numbers("edges", edges),
+            study,
+            out,
+            edges=opt.parse_numbers("edges", edges),
             say=lambda text: console.print(Text(printable(text)), soft_wrap=True),
-        )  # fmt: skip
+        )
 
 
 @app.command("view")
@@ -199,7 +202,7 @@ def view_page(
         view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
 
 
-def _explain(given: dict[str, Any]) -> None:
+def _explain(given: opt.Options) -> None:
     """Everything that `salience explain` does, from its options as they were given."""
     from salience._cli.inputs import load_study
 
@@ -230,7 +233,7 @@ def _explain(given: dict[str, Any]) -> None:
     _show_files(out, lines)
 
 
-def _check(given: dict[str, Any]) -> None:
+def _check(given: opt.Options) -> None:
     """Everything that `salience check` does, from its options as they were given."""
     from salience._cli.inputs import load_study
 
@@ -238,10 +241,12 @@ def _check(given: dict[str, Any]) -> None:
     chosen = opt.parse_methods(given["methods"], given.get("param", []))
     options = {
         "target": opt.parse_target(given["target"]),
-        "cascade": opt.parse_cascade(given), "retarget": given["retarget"],
-        "output": opt.parse_output(given.get("output")), "keep_maps": given["show"],
+        "cascade": opt.parse_cascade(given),
+        "retarget": given["retarget"],
+        "output": opt.parse_output(given.get("output")),
+        "keep_maps": given["show"],
         "batch_size": given.get("batch_size"),
-    }  # fmt: skip
+    }
     results.check_format(given["form"], given["out"])
     whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
@@ -261,7 +266,7 @@ def _check(given: dict[str, Any]) -> None:
     _show_files(out, lines)
 
 
-def _can_be_shown(network: torch.nn.Module, x: Any, output: Part) -> bool:
+def _can_be_shown(network: torch.nn.Module, x: Inputs, output: Part) -> bool:
     """Whether maps can be kept, to be looked at; said where they cannot."""
     if is_single(x):
         return True
@@ -280,9 +285,13 @@ def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
 
 
 def _tested(
-    given: dict[str, Any], network: torch.nn.Module, x: Any, names: list[str],
-    methods: list[Method] | None, options: dict[str, Any],
-) -> Study:  # fmt: skip
+    given: opt.Options,
+    network: torch.nn.Module,
+    x: Inputs,
+    names: list[str],
+    methods: list[Method] | None,
+    options: opt.Options,
+) -> Study:
     """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
     study = randomization_test(network, x, methods, **options)
@@ -290,7 +299,7 @@ def _tested(
     return study.annotated({"score": given["score"], **told}, names)
 
 
-def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _circumstances(given: opt.Options, seconds: float) -> dict[str, object]:
     """What a result says of the command that made it."""
     return {
         "command": json.dumps(_told(given)),
@@ -303,7 +312,7 @@ def _circumstances(given: dict[str, Any], seconds: float) -> dict[str, Any]:
     }
 
 
-def _told(given: dict[str, Any]) -> dict[str, Any]:
+def _told(given: opt.Options) -> dict[str, object]:
     return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
 
 

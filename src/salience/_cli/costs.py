@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.text import Text
 from torch import nn
 
+from salience._cli.options import Options
 from salience._errors import SalienceError
 from salience._tape.cost import cost
 from salience.rules._method import Method
@@ -16,9 +15,9 @@ from salience.rules._method import Method
 def costs_of(
     console: Console,
     network: nn.Module,
-    x: Any,
+    x: object,
     methods: list[Method],
-    run: dict[str, Any],
+    run: Options,
 ) -> dict[str, float]:
     """What a map by each method of a test costs; none, and why, where it cannot be measured."""
     given = {name: run[name] for name in ("target", "batch_size", "output")}

@@ -6,16 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from salience._cli.options import Options
 from salience._errors import SalienceError, expected
 from salience._inputs import trees
 from salience._inputs.targets import resolve, select_output
+from salience._inputs.trees import Inputs
 from salience._memory import ran_out_of_memory
 from salience._study.maps import Maps
 from salience._tape.together import some
@@ -24,7 +25,7 @@ _FORWARD = 16  # inputs per forward pass, where no batch size is given
 _OVERVIEW_ROWS = 12
 
 
-def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def outputs_of(network: nn.Module, x: Inputs, run: Options) -> tuple[Tensor, Tensor]:
     """The network's outputs and the target's values (N,), by plain passes."""
     parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
     for first in range(0, trees.samples_of(x), size):
@@ -39,15 +40,16 @@ def outputs_of(network: nn.Module, x: Any, run: dict[str, Any]) -> tuple[Tensor,
         part, count = select_output(raw, run["output"]).cpu(), trees.samples_of(rows)
         if part.ndim == 0 or len(part) != count:
             raise expected(
-                f"one output per input, ({count}, ...)", f"an output {tuple(part.shape)}",
+                f"one output per input, ({count}, ...)",
+                f"an output {tuple(part.shape)}",
                 "The batch dimension comes first, in DATA and in the network's output.",
-            )  # fmt: skip
+            )
         parts.append(part)
     outputs = torch.cat(parts)
     return outputs, resolve(run["target"], outputs)(outputs)
 
 
-def _not_taken(rows: Any, error: Exception) -> SalienceError:
+def _not_taken(rows: object, error: Exception) -> SalienceError:
     """That the network raised an error at its inputs."""
     shapes = {key: tuple(t.shape) for key, t in trees.parts_of(rows).items() if trees.per_sample(t)}
     got = shapes[trees.ALONE] if isinstance(rows, Tensor) else shapes
@@ -58,12 +60,12 @@ def _not_taken(rows: Any, error: Exception) -> SalienceError:
     return expected("inputs that the network takes", told, cure)
 
 
-def device_of(network: nn.Module, x: Any) -> torch.device:
+def device_of(network: nn.Module, x: Inputs) -> torch.device:
     return next((p.device for p in network.parameters()), trees.tensors_of(x)[0].device)
 
 
 @contextmanager
-def inputs_told(network: nn.Module, x: Any, run: dict[str, Any]) -> Iterator[None]:
+def inputs_told(network: nn.Module, x: Inputs, run: Options) -> Iterator[None]:
     """Tell an error that the network raises at its inputs as what is wrong with them."""
     try:
         yield
@@ -73,7 +75,7 @@ def inputs_told(network: nn.Module, x: Any, run: dict[str, Any]) -> Iterator[Non
         raise
 
 
-def table_of(maps: Maps[Any], costs: Mapping[str, float]) -> Table:
+def table_of(maps: Maps[object], costs: Mapping[str, float]) -> Table:
     """How far the maps of each method can be relied on, and what they cost where that is known."""
     spent = [Column("cost in gradients", justify="right")] if costs else []
     table = Table(Column("method", no_wrap=True), "largest error", *spent, "no rule for")
@@ -84,7 +86,7 @@ def table_of(maps: Maps[Any], costs: Mapping[str, float]) -> Table:
     return table
 
 
-def save_overviews(folder: Path, maps: Maps[Any], titles: list[str]) -> list[Path | str]:
+def save_overviews(folder: Path, maps: Maps[object], titles: list[str]) -> list[Path | str]:
     """A picture for each input that has maps: the files, and what could not be drawn."""
     lines: list[Path | str] = []
     few, titles = maps[:_OVERVIEW_ROWS], titles[:_OVERVIEW_ROWS]

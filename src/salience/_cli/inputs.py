@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._cli.options import parse_numbers
+from salience._cli.options import Options, parse_numbers
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience._inputs import trees
 from salience._inputs.batches import FLOATS, in_dtype_of
 from salience._inputs.images import image_files, read_images
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import check_samples
 from salience.models import read_torch
 
@@ -34,7 +35,7 @@ def load_inputs(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
-) -> tuple[Any, list[str]]:
+) -> tuple[Inputs, list[str]]:
     """Inputs (B, ...) from one array file, or (B, channels, H, W) from images, and their names.
 
     paths      one of FILE.npy, FILE.npz, FILE.npz:key, FILE.pt; or images and folders of images.
@@ -54,14 +55,15 @@ def load_inputs(
     if len(paths) == 1 and (array := _array_file(str(paths[0]))) is not None:
         if size is not None or mean is not None or std is not None:
             raise expected(
-                "images for --size, --mean and --std", f"{paths[0]}",
+                "images for --size, --mean and --std",
+                f"{paths[0]}",
                 "Arrays are used as they are: leave these options out.",
-            )  # fmt: skip
+            )
         held, file = _read_array(*array, max_bytes), array[0]
         parts = held.values() if isinstance(held, Mapping) else [held]
         check_size(sum(map(_bytes_of, parts)), f"{file}", max_bytes)
         if not isinstance(held, Mapping):
-            x: Any = _alone(held, file)
+            x: object = _alone(held, file)
         else:
             x = {str(name): _tensor(part, f"{file}:{name}") for name, part in held.items()}
             check_samples(x)
@@ -80,7 +82,7 @@ def _array_file(path: str) -> tuple[Path, str | None] | None:
     return (Path(path), None) if Path(path).suffix in _ARRAYS and not Path(path).is_dir() else None
 
 
-def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
+def _read_array(file: Path, key: str | None, max_bytes: int) -> object:
     size = regular(file, "a file of inputs")
     if file.suffix in (".pt", ".pth"):
         held = read_torch(file, "torch.save(x, FILE), x a tensor", max_bytes)
@@ -100,27 +102,31 @@ def _read_array(file: Path, key: str | None, max_bytes: int) -> Any:
     except Exception as error:  # reading alone: a damaged file raises anything
         if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
             raise expected(
-                "an array of numbers", f"{file} with no plain array or with pickled Python "
+                "an array of numbers",
+                f"{file} with no plain array or with pickled Python "
                 "objects, which can run any code when they are read and are refused",
                 "Save it again by np.save(FILE, x), x of dtype float32.",
-            ) from None  # fmt: skip
+            ) from None
         got = f"{file}, broken: {reason(error)}"
         raise expected("a numpy file", got, "Save it again.") from None
 
 
-def _pick(held: Mapping[str, Any], key: str | None, file: Path) -> Any:
+def _pick(held: Mapping[str, object], key: str | None, file: Path) -> object:
     """The array that a key names, the only one of a file, or all of them."""
     names = [str(name) for name in held]
     if key is None and len(names) == 1:
         key = names[0]
     if not names or (key is not None and key not in names):
         got = f"no {key!r} in {names}" if names else "none"
-        raise expected(f"an array in {file}", got, f"Name one, for example {file}:{names[0]}."
-                       if names else "Save it again.")  # fmt: skip
+        raise expected(
+            f"an array in {file}",
+            got,
+            f"Name one, for example {file}:{names[0]}." if names else "Save it again.",
+        )
     return dict(held) if key is None else held[key]
 
 
-def _bytes_of(array: Any) -> int:
+def _bytes_of(array: object) -> int:
     """The bytes that inputs will have: ids more than the integers of the file, views their own."""
     if not isinstance(array, np.ndarray | Tensor):
         return 0
@@ -129,17 +135,21 @@ def _bytes_of(array: Any) -> int:
     return math.prod(array.shape) * max(array.itemsize, _ID if whole else 0)
 
 
-def _tensor(array: Any, where: str) -> Tensor:
+def _tensor(array: object, where: str) -> Tensor:
     """Floating-point numbers as they are, integers as int64, masks as bool."""
     if not isinstance(array, np.ndarray | Tensor):
-        raise expected("a tensor of inputs", f"{where} with a {type(array).__name__}",
-                       "Save the inputs alone by torch.save(x, FILE).")  # fmt: skip
+        raise expected(
+            "a tensor of inputs",
+            f"{where} with a {type(array).__name__}",
+            "Save the inputs alone by torch.save(x, FILE).",
+        )
     number = not isinstance(array, np.ndarray) or array.dtype.kind in "fiub"
     if not number or (isinstance(array, Tensor) and array.is_complex()):
         raise expected(
-            "floating-point inputs, or integer ids", f"{where} of {array.dtype}",
+            "floating-point inputs, or integer ids",
+            f"{where} of {array.dtype}",
             "Save them as float32, complex ones as real and imaginary parts.",
-        )  # fmt: skip
+        )
     read = trees.tensor_of(array).detach()
     return read if read.is_floating_point() or read.dtype == torch.bool else read.long()
 
@@ -150,26 +160,31 @@ def _alone(array: Any, file: Path) -> Tensor:
     ids = not x.is_floating_point()
     if x.dtype == torch.bool or (ids and x.ndim > _MOST_OF_IDS):
         raise expected(
-            "floating-point inputs", f"{file} of {array.dtype}",
+            "floating-point inputs",
+            f"{file} of {array.dtype}",
             "Scale them as the network was trained with and save them as float32.",
-        )  # fmt: skip
+        )
     if x.ndim < 2 or len(x) == 0:
         raise expected(
-            "a batch of inputs (B, ...)", f"{file} of shape {tuple(x.shape)}",
+            "a batch of inputs (B, ...)",
+            f"{file} of shape {tuple(x.shape)}",
             "Add a batch dimension, for example array[None], and save it again.",
-        )  # fmt: skip
+        )
     return x
 
 
-def load_study(given: Mapping[str, Any]) -> tuple[nn.Module, Any, list[str]]:
+def load_study(given: Options) -> tuple[nn.Module, Inputs, list[str]]:
     """The network that the options of a command name, its inputs, in its dtype, and their names."""
     from salience.models import FileModel, channels_first, check_batch, image_layout, load_model
 
     max_bytes = parse_bytes(given["max_bytes"])
     network = load_model(
-        given["model"], given.get("weights"), device=given["device"], seed=given["seed"],
+        given["model"],
+        given.get("weights"),
+        device=given["device"],
+        seed=given["seed"],
         max_bytes=max_bytes,
-    )  # fmt: skip
+    )
     channels, channels_last = image_layout(network)
     x, names = load_inputs(
         given["data"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -21,7 +21,7 @@ def user_errors(kept: str) -> Iterator[None]:
     kept  what is left of an interrupted command
     """
 
-    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+    def show(message: Warning | str, *rest: object, **more: object) -> None:
         typer.echo(printable(f"Warning: {message}"), err=True)
 
     _interrupts.keep(kept)

@@ -19,6 +19,8 @@ from salience._tape.together import is_single
 from salience.rules._table import Method, find
 from salience.rules._table import methods as registry
 
+Options = dict[str, Any]  # of a command, as typer parsed them, or as keywords of what it calls
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -194,8 +196,11 @@ def parse_target(text: str) -> Any:
     items = value if isinstance(value, list | tuple) else [value]
     flat = [i for item in items for i in (item if isinstance(item, tuple) else [item])]
     if not flat or any(type(i) is not int for i in flat):
-        raise expected('a target: argmax, 3, 3-5, 1,7,2 or "(0,5,7)"', repr(text),
-                       "See salience explain --help.")  # fmt: skip
+        raise expected(
+            'a target: argmax, 3, 3-5, 1,7,2 or "(0,5,7)"',
+            repr(text),
+            "See salience explain --help.",
+        )
     return value
 
 
@@ -214,9 +219,9 @@ def parse_methods(text: str, parameters: Sequence[str] = ()) -> list[Method]:
     return [method.having(**given.get(method.name, {})) for method in chosen]
 
 
-def _parameters(given: Sequence[str], known: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
+def _parameters(given: Sequence[str], known: Mapping[str, Method]) -> dict[str, dict[str, object]]:
     """{method: {parameter: value}} from texts 'method.parameter=value'."""
-    options: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, object]] = {}
     for text in given:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text)
         if match is None:
@@ -240,7 +245,7 @@ def parse_output(text: str | None) -> str | int | None:
     return int(text) if text and text.isdecimal() else text or None
 
 
-def parse_cascade(given: Mapping[str, Any]) -> Cascade:
+def parse_cascade(given: Options) -> Cascade:
     """How the network is randomised, from the options of `salience check`."""
     text = given["stages"]
     if text != "all" and not text.isdecimal():
@@ -281,7 +286,7 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         ) from None
 
 
-def command_line(command: str, given: Mapping[str, Any]) -> str:
+def command_line(command: str, given: Options) -> str:
     """The line for a shell that runs a command with these options again.
 
     >>> command_line("check", {"model": "n.py:f", "data": ["a b.npy"], "seed": 3, "retarget": True})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import h5py
 
 Bytes = bytes | mmap.mmap
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -13,7 +16,7 @@ _OBJECT = 16  # bytes before each of them: their number, and how long they are
 _FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those inside of every HDF5 library
 
 
-def member(group: Any, name: str) -> Any:
+def member(group: h5py.Group, name: str) -> object:
     """What lies in a group under a name; ValueError for a link to elsewhere."""
     import h5py
 
@@ -23,7 +26,7 @@ def member(group: Any, name: str) -> Any:
     return group[name]
 
 
-def filters_of(name: str, item: Any) -> list[int]:
+def filters_of(name: str, item: h5py.Dataset) -> list[int]:
     """The filters of an array in their order; ValueError for another file's bytes or filters."""
     if item.external or item.is_virtual:
         raise ValueError(f"{name} is kept in another file")
@@ -34,13 +37,13 @@ def filters_of(name: str, item: Any) -> list[int]:
     return filters
 
 
-def entries_of(item: Any) -> int:
+def entries_of(item: h5py.Dataset) -> int:
     """The entries that reading an array may make: whole chunks, also where it is smaller."""
     shape = item.shape or ()
     return math.prod(max(n, chunk) for n, chunk in zip(shape, item.chunks or shape, strict=True))
 
 
-def longest_text(data: Bytes, held: Any) -> int:
+def longest_text(data: Bytes, held: h5py.File) -> int:
     """The bytes that a text of any length may have in a file: those of the largest collection.
 
     Any number of texts can be references to a single one.
@@ -70,8 +73,9 @@ def _check_collection(data: Bytes, place: int, end: int) -> None:
     """Raise ValueError unless a collection ends: its free space says itself how long it is."""
     place += _OBJECT  # of the collection itself, which begins as its objects do
     while place + _OBJECT <= end:
-        number, length = (int.from_bytes(data[place + i : place + j], "little")
-                          for i, j in ((0, 2), (8, 16)))  # fmt: skip
+        number, length = (
+            int.from_bytes(data[place + i : place + j], "little") for i, j in ((0, 2), (8, 16))
+        )
         step = length if number == 0 else _OBJECT + length + -length % 8
         if step < _OBJECT:
             raise ValueError("texts that are stored without an end")

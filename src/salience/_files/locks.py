@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from salience import _interrupts
 from salience._errors import SalienceError, expected
@@ -103,7 +102,7 @@ def started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _read(text: str) -> dict[str, Any]:
+def _read(text: str) -> dict[str, object]:
     try:
         told = json.loads(text)
     except ValueError:  # of one that is about to write it
@@ -115,6 +114,7 @@ def _taken(lock: Path, text: str) -> SalienceError:
     told = _read(text)
     who = f"process {told['pid']} on {told.get('host')}" if "pid" in told else "another run"
     return expected(
-        "a folder that no other run writes to", f"{lock.parent}, where {who} is at work",
+        "a folder that no other run writes to",
+        f"{lock.parent}, where {who} is at work",
         f"Wait for it, or choose another folder; if there is no such run, delete {lock}.",
-    )  # fmt: skip
+    )

@@ -41,10 +41,11 @@ def check_size(declared: int, what: str, limit: int) -> None:
     if declared > limit:
         enough = -(-declared // 10**9)
         raise expected(
-            f"at most {in_words(limit)}", f"{what}, which would take {in_words(declared)} of "
-            "memory", f"Raise the limit, if this is meant: --max-bytes {enough}GB on the command "
+            f"at most {in_words(limit)}",
+            f"{what}, which would take {in_words(declared)} of memory",
+            f"Raise the limit, if this is meant: --max-bytes {enough}GB on the command "
             f"line, max_bytes={enough * 10**9} in Python.",
-        )  # fmt: skip
+        )
 
 
 def unpacked(items: Iterable[zipfile.ZipInfo]) -> int:

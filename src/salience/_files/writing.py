@@ -78,14 +78,16 @@ def result_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
             held.enter_context(alone_in(folder))
         except OSError as error:
             raise expected(
-                "a folder for -o that can be written to", f"{folder}: {error.strerror}",
+                "a folder for -o that can be written to",
+                f"{folder}: {error.strerror}",
                 "Choose another one.",
-            ) from None  # fmt: skip
+            ) from None
         if (earlier := _result_in(folder)) and not overwrite:
             raise expected(
-                "a folder without a result for -o", f"{folder}, which holds {earlier[0].name}",
+                "a folder without a result for -o",
+                f"{folder}, which holds {earlier[0].name}",
                 "Choose another name, or replace that result with --overwrite.",
-            )  # fmt: skip
+            )
         yield held.enter_context(_beside(folder))
 
 

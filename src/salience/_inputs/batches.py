@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected, warn
 from salience._inputs import trees
-from salience._inputs.trees import Key, Model, X
+from salience._inputs.trees import Inputs, Key, Model, X
 from salience._inputs.validation import check_form
 
 _WIDE = (torch.float64,)  # what numbers are in Python, and rarely meant
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def whole(model: Model, x: object) -> Any:
+def whole(model: Model, x: object) -> Inputs:
     """All samples at once, as `batches` reads them, on the model's device."""
     parts = [batch for batch, _, _ in batches(model, x)]
     if not parts:
@@ -52,7 +52,7 @@ def no_batches() -> SalienceError:
     return expected("at least one batch", "an iterable without any", "Is it used up already?")
 
 
-def batches(model: Model, x: object) -> Iterator[tuple[Any, int, int | None]]:
+def batches(model: Model, x: object) -> Iterator[tuple[Inputs, int, int | None]]:
     """Inputs with the number of their first sample, and of all samples where it is known."""
     first, form, told = 0, None, False
     for number, item in enumerate([x] if is_whole(x) else _items(x)):
@@ -117,13 +117,13 @@ def _items(x: object) -> Iterator[Any]:
         yield batch
 
 
-def _read(x: object) -> Any:
+def _read(x: object) -> Inputs:
     """The inputs with tensors for arrays, checked for what no model takes."""
     parts = trees.parts_of(x).items()
     tensors = {key: trees.tensor_of(p) if trees.is_array(p) else p for key, p in parts}
-    x = trees.alike(x, tensors)
-    check_form(x)
-    return x
+    read = trees.alike(x, tensors)
+    check_form(read)
+    return read
 
 
 def _form(x: object) -> dict[Key, object]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from salience._errors import expected
+from salience._inputs.trees import Model
 
 _C: Any = torch._C
 _MODES = _C._TorchDispatchModeKey
@@ -49,12 +50,13 @@ def check_plain() -> None:
     for name, around in _AROUND.items():
         if around():
             raise expected(
-                "a call on plain tensors", f"one inside of {name}",
+                "a call on plain tensors",
+                f"one inside of {name}",
                 "Call salience outside of it, on the whole batch.",
-            )  # fmt: skip
+            )
 
 
-def as_written(model: Any) -> Any:
+def as_written(model: Model) -> Model:
     """The module that torch.compile wrapped, by whose names results are told; others as they are.
 
     Hooks of the wrapper would not run with it.

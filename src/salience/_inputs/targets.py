@@ -18,7 +18,9 @@ from salience._errors import SalienceError, expected, unknown
 from salience._inputs.trees import tensor_of
 
 # int, (int, int), list of int, "argmax", index tuple, mask or function
-Target = SupportsInt | str | Sequence[Any] | Tensor | np.ndarray | Callable[[Tensor], Tensor] | None
+Target = (
+    SupportsInt | str | Sequence[object] | Tensor | np.ndarray | Callable[[Tensor], Tensor] | None
+)
 Scalar = Callable[[Tensor], Tensor]
 Part = str | int | tuple[str | int, ...] | None  # of a model's output
 
@@ -46,7 +48,7 @@ def select_output(outputs: object, part: Part) -> Tensor:
     return _floating(_alone(outputs))
 
 
-def _items(outputs: Any) -> dict[Any, Any] | None:
+def _items(outputs: Any) -> Mapping[Any, object] | None:
     """The parts of a container by name or position; None for anything else."""
     if isinstance(outputs, Mapping):
         return dict(outputs)
@@ -59,7 +61,7 @@ def _items(outputs: Any) -> dict[Any, Any] | None:
     return None
 
 
-def _at(outputs: object, step: object) -> Any:
+def _at(outputs: object, step: object) -> object:
     known = _items(outputs) or {}
     if step not in known and isinstance(step, str) and step.isdigit():
         step = int(step)
@@ -78,7 +80,7 @@ def _paths(outputs: Any) -> dict[tuple[object, ...], Tensor]:
     return {(key, *path): t for key, part in parts for path, t in _paths(part).items()}
 
 
-def _alone(outputs: object) -> Any:
+def _alone(outputs: object) -> object:
     """The one tensor of nested containers."""
     found = _paths(outputs)
     if len(found) == 1:

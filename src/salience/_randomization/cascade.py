@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError
+from salience._operations.calls import Arguments
 from salience._randomization.options import Cascade
 from salience._randomization.weights import Stage, random_weights, stages_of
 from salience._recording.beside import copy_of
@@ -26,7 +26,7 @@ def ordered_stages(tape: Tape, order: str) -> list[tuple[int, Stage]]:
 
 
 def randomized_tapes(
-    model: Callable[..., Any], tape: Tape, cascade: Cascade, repeat: int, scored: Collection[int]
+    model: Callable[..., object], tape: Tape, cascade: Cascade, repeat: int, scored: Collection[int]
 ) -> Iterator[tuple[int, Tape]]:
     """(number in the cascade, tape) of each scored stage of one repeat.
 
@@ -44,13 +44,13 @@ def randomized_tapes(
 
 
 def _randomized(
-    model: Callable[..., Any],
+    model: Callable[..., object],
     tape: Tape,
     cascade: Cascade,
     changed: dict[int, Tensor],
     shared: Weights,
 ) -> Tape:
-    def with_random_weights() -> Callable[..., Any]:
+    def with_random_weights() -> Callable[..., object]:
         if cascade.batch_norm != "keep":  # copies of the model have the statistics of training
             raise SalienceError(
                 "expected batch_norm='keep' where the model itself must run again, for methods of "
@@ -70,8 +70,8 @@ def _randomized(
 
 
 def _copy_with(
-    model: Callable[..., Any], tape: Tape, changed: dict[int, Tensor]
-) -> Callable[..., Any]:
+    model: Callable[..., object], tape: Tape, changed: dict[int, Tensor]
+) -> Callable[..., object]:
     """A copy of the model that has the random weights."""
     if not isinstance(model, nn.Module):
         raise SalienceError(
@@ -91,12 +91,12 @@ def _copy_with(
 
 def _statistics(
     tape: Tape, batch_norm: str, changed: dict[int, Tensor]
-) -> Callable[[Operation, tuple[Any, ...]], tuple[Any, ...]] | None:
+) -> Callable[[Operation, Arguments], Arguments] | None:
     """BatchNorm's running statistics on the randomised network."""
     if batch_norm == "keep":
         return None
 
-    def transform(operation: Operation, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def transform(operation: Operation, args: Arguments) -> Arguments:
         if operation.kind != "batch_norm":
             return args
         a, weight, bias, mean, variance, *rest = args

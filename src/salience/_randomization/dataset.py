@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _SAME = 1e-6  # relative difference below which maps are constant over inputs
 Variable = tuple[tuple[str, ...], NDArray[np.generic]]
 
 
-def dataset_of(plan: Plan, x: Any, batches: Sequence[Batch]) -> xarray.Dataset:
+def dataset_of(plan: Plan, x: object, batches: Sequence[Batch]) -> xarray.Dataset:
     """The scores of all batches, in the order of the samples of x."""
     import xarray
 
@@ -84,7 +84,7 @@ def _pictures(batches: Sequence[Batch]) -> dict[str, Variable]:
     }
 
 
-def _attributes(plan: Plan, x: Any) -> dict[str, Any]:
+def _attributes(plan: Plan, x: object) -> dict[str, object]:
     question = plan.question
     parameters = {method.name: dict(method.parameters) for method in plan.methods}
     return {

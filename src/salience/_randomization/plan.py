@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
 from salience._errors import NotApplicable, expected, unknown, warn
 from salience._inputs.targets import Part, Target
+from salience._inputs.trees import Inputs
 from salience._names import RANDOM_MAP
 from salience._randomization import controls
 from salience._randomization.cascade import ordered_stages
@@ -32,7 +32,7 @@ class Question:
     all_that_apply  leave methods out that do not apply, with a warning
     """
 
-    model: Callable[..., Any]
+    model: Callable[..., object]
     methods: tuple[Method, ...]
     target: Target
     cascade: Cascade
@@ -86,7 +86,7 @@ class Plan:
         return [*(method.name for method in self.methods), *self.controls]
 
 
-def planned(question: Question, x: Any) -> Plan:
+def planned(question: Question, x: Inputs) -> Plan:
     """The plan for inputs x, from a pass of one sample; to be called by what the user calls."""
     run = partial(checked_pass, question.model, part=question.output, keep=True, given=x)
     try:

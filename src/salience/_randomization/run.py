@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Never, NoReturn
+from typing import TYPE_CHECKING, Never, NoReturn
 
 import torch
 
@@ -16,6 +16,7 @@ from salience._errors import expected, unknown
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import check_input, checked_model, listed, whole_number
 from salience._memory import in_parts
 from salience._names import POSITIVE_METHOD, RISE
@@ -39,8 +40,8 @@ SPATIAL = ("ssim", "hog")  # scores of maps with rows and columns of pixels
 
 
 def randomization_test(
-    model: Callable[..., Any],
-    x: Any,
+    model: Callable[..., object],
+    x: object,
     methods: Methods | None = None,
     target: Target = "argmax",
     cascade: Cascade = Cascade(),  # noqa: B008  (frozen)
@@ -127,7 +128,7 @@ def randomization_test(
     return Study(dataset_of(plan, x, batches))
 
 
-def _batches(plan: Plan, x: Any, size: int, progress: bool) -> list[Batch]:
+def _batches(plan: Plan, x: Inputs, size: int, progress: bool) -> list[Batch]:
     """The scores of all samples, some of them at a time."""
     batches: list[Batch] = []
     count = trees.samples_of(x)
@@ -163,7 +164,7 @@ def _chosen(methods: Methods | None, controls: bool) -> tuple[Method, ...]:
     return tuple(chosen)
 
 
-def _scores(scores: Sequence[str] | None, x: Any, kind: str) -> dict[str, Similarity]:
+def _scores(scores: Sequence[str] | None, x: object, kind: str) -> dict[str, Similarity]:
     if kind == "efficient":
         return {RISE: complexity_rise}
     if scores is None:  # HOG needs three cells
@@ -177,7 +178,7 @@ def _scores(scores: Sequence[str] | None, x: Any, kind: str) -> dict[str, Simila
     return {name: similarities[name] for name in scores}
 
 
-def check_score(name: str, x: Any) -> None:
+def check_score(name: str, x: object) -> None:
     """Raise for a score of pixels where maps have none."""
     if name in SPATIAL and not is_single(x):
         raise expected(

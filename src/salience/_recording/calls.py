@@ -100,8 +100,8 @@ class Calls:
         return [t for t in tensors if self.values.number(t) is not None]
 
     def _recorded(
-        self, operation: Operation, operands: list[Tensor], result: Any, chosen: bool
-    ) -> Any:
+        self, operation: Operation, operands: list[Tensor], result: object, chosen: bool
+    ) -> object:
         """The result of a call, whose tensors are new values."""
         tensors, depends = leaves(result, Tensor), operation.depends
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
@@ -175,7 +175,7 @@ class Calls:
     def _is_reciprocal(self, tensor: object) -> bool:
         return self.values.number(tensor) in self._reciprocals
 
-    def _run(self, operation: Operation, operands: list[Tensor]) -> Any:
+    def _run(self, operation: Operation, operands: list[Tensor]) -> object:
         first = not any(self.values.number(t) in self._contracted for t in operands)
         args, kwargs = operation.args, operation.kwargs
         operation.site = make_site(self.walk, self.weights, operation, args, kwargs, first)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import types
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ class Recorder(TorchFunctionMode):
         types: Collection[type],
         args: Arguments = (),
         kwargs: Keywords | None = None,
-    ) -> Any:
+    ) -> object:
         if not all(issubclass(kind, Tensor) for kind in types):
             return NotImplemented  # a variable of another library, which calls again with its value
         kwargs = kwargs or {}
@@ -96,7 +95,7 @@ class Recorder(TorchFunctionMode):
             return self._call_with_ids(func, name, args, kwargs)
         return self._call(func, name, args, kwargs)
 
-    def _call(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> Any:
+    def _call(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
         if kinds.is_in_place(name) or kwargs.get("out") is not None:
             return write(self._calls, self._standing, func, name, args, kwargs)
         return self._calls.apply(func, name, *self._current(args, kwargs))
@@ -104,7 +103,9 @@ class Recorder(TorchFunctionMode):
     def _current(self, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
         return tree_map(self._standing.current, (args, kwargs), Tensor)
 
-    def _call_with_ids(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> Any:
+    def _call_with_ids(
+        self, func: Function, name: str, args: Arguments, kwargs: Keywords
+    ) -> object:
         ids = self._ids.embedded(name, args, kwargs)
         if ids is not None:
             current_args, current_kwargs = self._current(args, kwargs)
@@ -118,7 +119,7 @@ class Recorder(TorchFunctionMode):
 
     def _embed(
         self, func: Function, name: str, args: Arguments, kwargs: Keywords, ids: Tensor
-    ) -> Any:
+    ) -> object:
         """What an embedding makes of ids: a leaf that gradients reach."""
         origin = self._ids.origin(ids)
         assert origin is not None
@@ -142,14 +143,14 @@ class Recorder(TorchFunctionMode):
             result = self._calls.apply(embedded_ids.as_called, "movedim", (leaf, *place), {})
         return (result, None, None, None) if bag else result
 
-    def _ask(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> Any:
+    def _ask(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
         """A question about a tensor, which is no part of the computation."""
         if self._standing.any_replaced:
             args, kwargs = self._current(args, kwargs)
         self.trace.branches |= kinds.of(name).read and self.values.depends((args, kwargs))
         return func(*args, **kwargs)
 
-    def _expand(self, func: types.FunctionType, args: Arguments, kwargs: Keywords) -> Any:
+    def _expand(self, func: types.FunctionType, args: Arguments, kwargs: Keywords) -> object:
         """Run the body of a Python function past its own dispatch, with its calls recorded."""
         self._expanding.append(func)
         try:

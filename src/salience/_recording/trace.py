@@ -166,7 +166,7 @@ def run_operation(
     args: Arguments,
     kwargs: Keywords,
     root: Tensor | None = None,
-) -> Any:
+) -> object:
     """The operation at these operands, through its site if it has one.
 
     root  what a function that is spelled out starts from

@@ -88,8 +88,10 @@ def _dataset(
     count, samples = entries.shape
     shape = [len(names[dim]) for dim in dims]
     statistics = {
-        "mean": fraction.nanmean(-1), **interval, "undefined": fraction.isnan().sum(-1),
-    }  # fmt: skip
+        "mean": fraction.nanmean(-1),
+        **interval,
+        "undefined": fraction.isnan().sum(-1),
+    }
     data: dict[str, tuple[object, np.ndarray]] = {
         name: ((*dims, "class"), values.view(*shape, count).numpy())
         for name, values in statistics.items()
@@ -99,9 +101,12 @@ def _dataset(
     data["chance"] = "class", entries.mean(1).numpy()
     ends = [-math.inf, *limits, math.inf]
     coordinates = {
-        **names, "class": _labels(limits), "sample": np.arange(samples),
-        "lower": ("class", ends[:-1]), "upper": ("class", ends[1:]),
-    }  # fmt: skip
+        **names,
+        "class": _labels(limits),
+        "sample": np.arange(samples),
+        "lower": ("class", ends[:-1]),
+        "upper": ("class", ends[1:]),
+    }
     return xarray.Dataset(data, coordinates, attributes)
 
 

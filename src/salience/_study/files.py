@@ -71,7 +71,7 @@ def save_study(study: Study, file: Path, overwrite: bool) -> Path:
     return _save(file, overwrite, lambda: study.data, lambda: store.check_study(study.data))
 
 
-def save_maps(maps: Maps[Any], file: Path, overwrite: bool) -> Path:
+def save_maps(maps: Maps[object], file: Path, overwrite: bool) -> Path:
     """What `Maps.save` does."""
     return _save(file, overwrite, maps.to_xarray)
 

@@ -29,6 +29,7 @@ from salience._study.chunks import check_hdf5, check_zstd
 if TYPE_CHECKING:
     import h5py
 
+Json = Mapping[str, Any]  # of a file; what it lacks is an error when it is read
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
 _TYPES = {"bool", "string", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
@@ -118,7 +119,7 @@ def _zarr(folder: Path) -> None:
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         raise ValueError(f"{folder.name} is no folder, or a link to one")
     size = 0
-    nodes: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    nodes: dict[tuple[str, ...], Json] = {}
     chunks: list[tuple[str, ...]] = []
     for count, parts in enumerate(_below(folder)):
         file = folder.joinpath(*parts)
@@ -157,7 +158,7 @@ def _below(folder: Path) -> Iterator[tuple[str, ...]]:
             yield (*Path(at).relative_to(folder).parts, name)
 
 
-def _node(name: str, node: Any, deep: bool = False) -> int:
+def _node(name: str, node: object, deep: bool = False) -> int:
     """The bytes that a node of Zarr declares; ValueError for more than a plain array or group."""
     if not isinstance(node, Mapping) or node.get("zarr_format") != 3:
         raise ValueError(f"{name} is not of Zarr 3")
@@ -185,7 +186,7 @@ def _node(name: str, node: Any, deep: bool = False) -> int:
     return _width(kind) * math.prod(max(n, c) for n, c in zip(shape, chunks, strict=True))
 
 
-def _codecs(node: Mapping[str, Any]) -> list[Any]:
+def _codecs(node: Json) -> list[object]:
     return [c.get("name") if isinstance(c, Mapping) else c for c in node.get("codecs", ())]
 
 
@@ -194,7 +195,7 @@ def _width(kind: str) -> int:
     return _STRING if kind == "string" else int("".join(filter(str.isdigit, kind)) or 8) // 8
 
 
-def _chunk_sizes(node: Mapping[str, Any]) -> tuple[int, int]:
+def _chunk_sizes(node: Json) -> tuple[int, int]:
     """The bytes that a chunk has at most and at least, unpacked by its last codec."""
     kind, codecs = node["data_type"], _codecs(node)
     most = _width(kind) * math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])

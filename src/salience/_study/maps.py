@@ -149,7 +149,7 @@ class Maps(Mapping[str, M], Generic[M]):
         return f"{kind} {float(self.error[name].max()):.2g}".lstrip()
 
 
-def at_tensors(function: Callable[[Tensor], Tensor], held: Any) -> Any:
+def at_tensors(function: Callable[[Tensor], Tensor], held: object) -> Any:
     """A map, or the maps of several inputs, with function(tensor) for each tensor."""
     if isinstance(held, Tensor):
         return function(held)
@@ -160,7 +160,7 @@ def at_tensors(function: Callable[[Tensor], Tensor], held: Any) -> Any:
     return held
 
 
-def tensors_in(held: Any) -> list[Tensor]:
+def tensors_in(held: object) -> list[Tensor]:
     """The tensors of a map, or of the maps of several inputs."""
     found: list[Tensor] = []
     at_tensors(lambda tensor: found.append(tensor) or tensor, held)

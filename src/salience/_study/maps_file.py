@@ -8,7 +8,7 @@ sums per token `maps`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +16,20 @@ import torch
 from torch import Tensor
 
 from salience._inputs import trees
+from salience._inputs.trees import Key
 from salience._names import ERRORS
 from salience._study.maps import Maps
 
 if TYPE_CHECKING:
     import xarray
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
+Container = int | list[str] | None  # see `_container`
 Variables = dict[str, tuple[tuple[str, ...], Array]]
 _METHOD, _STAGE, _SAMPLE = "map_method", "map_stage", "map_sample"
 
 
-def to_xarray(maps: Maps[Any]) -> xarray.Dataset:
+def to_xarray(maps: Maps[object]) -> xarray.Dataset:
     """The maps, what they are of, and how far they can be trusted.
 
     maps (map_method, map_stage, map_sample, ...) has one stage, "trained", as a randomisation test
@@ -78,7 +80,7 @@ def from_xarray(dataset: xarray.Dataset) -> Maps[Any]:
     def along(name: str) -> Tensor:
         return _tensor(dataset[name].values)
 
-    def of_method(row: int) -> Any:
+    def of_method(row: int) -> object:
         found = {key: _map_of(dataset, end, row) for key, end in endings.items()}
         return _filled(keys, {key: own for key, own in found.items() if own is not None})
 
@@ -128,7 +130,7 @@ def _of_input(end: str, part: Tensor, held: Mapping[str, Any]) -> Variables:
     return found
 
 
-def _map_of(dataset: xarray.Dataset, end: str, row: int) -> Any:
+def _map_of(dataset: xarray.Dataset, end: str, row: int) -> Tensor | tuple[Tensor, ...] | None:
     """The map of one input by the method in a row; None where it has none."""
     if f"embedded{end}" in dataset:
         return _tensor(dataset[f"embedded{end}"].values[row])
@@ -141,14 +143,14 @@ def _map_of(dataset: xarray.Dataset, end: str, row: int) -> Any:
     return _tensor(dataset[name].values[row, 0]) if name in dataset else None
 
 
-def _container(x: Any) -> Any:
+def _container(x: object) -> Container:
     """None for a single input, how many for a tuple, the names for a dict."""
     if isinstance(x, Mapping):
         return [str(key) for key in x]
     return len(x) if isinstance(x, tuple | list) else None
 
 
-def _checked(container: Any, most: int) -> Any:
+def _checked(container: Any, most: int) -> Container:
     """What `_container` gives: a file may hold anything in its place."""
     whole = type(container) is int and 0 <= container <= most
     names = isinstance(container, list) and all(isinstance(name, str) for name in container)
@@ -157,7 +159,7 @@ def _checked(container: Any, most: int) -> Any:
     return container
 
 
-def _keys(container: Any) -> list[Any]:
+def _keys(container: Container) -> list[Key]:
     if container is None:
         return [trees.ALONE]
     if isinstance(container, int):
@@ -165,7 +167,7 @@ def _keys(container: Any) -> list[Any]:
     return [str(key) for key in container]
 
 
-def _filled(container: Any, parts: Mapping[Any, Any]) -> Any:
+def _filled(container: Container, parts: Mapping[Key, object]) -> object:
     """The parts in a container; what a dict lacks is left out, what a tuple lacks is None."""
     if not parts:
         raise ValueError("it does not hold the inputs that it names")
@@ -174,13 +176,13 @@ def _filled(container: Any, parts: Mapping[Any, Any]) -> Any:
     return tuple(map(parts.get, _keys(container))) if isinstance(container, int) else dict(parts)
 
 
-def _at(held: Any, key: Any) -> Any:
+def _at(held: Any, key: Key) -> Any:
     if key is trees.ALONE:
         return held
     return held.get(key) if isinstance(held, Mapping) else held[key]
 
 
-def _ending(key: Any) -> str:
+def _ending(key: object) -> str:
     """What the names of an input's variables end with; no path, whatever its key is."""
     if key is trees.ALONE:
         return ""
@@ -206,9 +208,9 @@ def _stacked(maps: list[Array]) -> Array:
     return np.stack(maps)[:, None]
 
 
-def _texts(names: Any) -> Array:
+def _texts(names: Iterable[str]) -> Array:
     return np.array(list(names), dtype=object)  # zarr 3 has no strings of fixed length
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value if isinstance(value, int | float | str | None) else repr(value)

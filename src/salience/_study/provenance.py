@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def model_fingerprint(model: Callable[..., Any]) -> str:
+def model_fingerprint(model: Callable[..., object]) -> str:
     """SHA-256 of a module's parameters and buffers: names, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()) if isinstance(model, nn.Module) else ():
@@ -29,7 +28,7 @@ def model_fingerprint(model: Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
-def data_fingerprint(x: Any) -> str:
+def data_fingerprint(x: object) -> str:
     """SHA-256 of a tensor's values; of several inputs, of their names, shapes and values."""
     if isinstance(x, Tensor):
         return hashlib.sha256(_bytes(x)).hexdigest()
@@ -43,7 +42,7 @@ def data_fingerprint(x: Any) -> str:
     return digest.hexdigest()
 
 
-def provenance(model: Callable[..., Any], x: Any) -> dict[str, str]:
+def provenance(model: Callable[..., object], x: object) -> dict[str, str]:
     """Fingerprints of model and data, and the versions of what computed with them."""
     tensors = {key: part for key, part in trees.parts_of(x).items() if isinstance(part, Tensor)}
     shapes = {key: tuple(part.shape) for key, part in tensors.items()}

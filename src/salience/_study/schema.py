@@ -7,7 +7,7 @@ what is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def check_form(dataset: xarray.Dataset) -> None:
         raise ValueError(f"there is nothing along {', '.join(empty)}")
 
 
-def check_values(name: str, values: np.ndarray[Any, Any], dims: tuple[object, ...]) -> None:
+def check_values(name: str, values: np.ndarray, dims: tuple[object, ...]) -> None:
     """Raise ValueError where a part of an array holds what no result does.
 
     Maps may hold anything, which is shown as missing; undefined scores are NaN.
@@ -138,5 +138,5 @@ def _distinct(dataset: xarray.Dataset, name: str) -> None:
         raise ValueError(f"{name} holds the same name more than once")
 
 
-def _rising(numbers: np.ndarray[Any, Any]) -> bool:
+def _rising(numbers: np.ndarray) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from salience._study.verdicts import (
 if TYPE_CHECKING:
     import xarray
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,7 +208,7 @@ class Study:
             return []
         return list(map(str, np.ravel(self.data[name].values)))
 
-    def annotated(self, attributes: Mapping[str, Any], names: Sequence[str]) -> Study:
+    def annotated(self, attributes: Mapping[str, object], names: Sequence[str]) -> Study:
         """The same, with more attributes, and with names for the inputs whose maps were kept."""
         data = self.data.assign_attrs(attributes)
         if self.has_maps:

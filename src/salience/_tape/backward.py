@@ -29,9 +29,10 @@ def walk_back(recording: Recording, method: Method, gradient: Tensor) -> tuple[T
         )
         if not walk.relevance and all(m is None for m in found):
             raise expected(
-                "an output that depends on the input", "one that does not",
+                "an output that depends on the input",
+                "one that does not",
                 "Look for detach(), no_grad() or .data in the model's forward.",
-            )  # fmt: skip
+            )
         pairs = zip(found, begins, strict=True)
         ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
         return ms if method.readout == "m" else _relevance(recording, ms)

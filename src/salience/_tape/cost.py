@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from salience._errors import NotApplicable, expected, warn
 from salience._inputs import trees
 from salience._inputs.batches import whole
 from salience._inputs.targets import Part, Target, resolve, rows_of, select_output
+from salience._inputs.trees import Inputs
 from salience._inputs.validation import check_input, checked_model, whole_number
 from salience._memory import in_parts, ran_out_of_memory
 from salience._recording.beside import copy_of, generators_kept
@@ -27,14 +27,14 @@ from salience.rules._table import Methods, choose, find
 
 _RUNS, _ENOUGH = 3, 0.2  # a measurement is repeated unless it took so many seconds
 
-Model = Callable[..., Any]
+Model = Callable[..., object]
 Wanted = Callable[[Tensor], Target]  # the target of the samples at hand, by their output
 Clock = Callable[[], float]
 
 
 def cost(
     model: Model,
-    x: Any,
+    x: object,
     methods: Methods | None = None,
     target: Target = "argmax",
     *,
@@ -93,7 +93,7 @@ def cost(
 
 def _measured(
     model: Model,
-    x: Any,
+    x: Inputs,
     methods: Sequence[Method],
     wanted: Wanted,
     output: Part,
@@ -120,7 +120,7 @@ def _measured(
     return found
 
 
-def _gradient(model: Model, x: Any, wanted: Wanted, output: Part) -> Callable[[], None]:
+def _gradient(model: Model, x: Inputs, wanted: Wanted, output: Part) -> Callable[[], None]:
     """The unit of cost: forward and input gradient by autograd alone."""
     copied = copy_of(model) if isinstance(model, nn.Module) else model  # a forward may write
 

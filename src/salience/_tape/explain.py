@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from salience._inputs import trees
 from salience._inputs.batches import batches, no_batches, to_device_of
 from salience._inputs.targets import Part, Target, rows_of
+from salience._inputs.trees import Inputs, Model, X
 from salience._inputs.validation import check_input, checked_model, whole_number
 from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
@@ -19,23 +20,40 @@ from salience._study.maps import Maps, joined
 from salience._tape.tape import Tape, maps_of
 from salience.rules._table import Method, Methods, choose
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 SAMPLES_PER_PASS = 16
 
 
 @overload
 def explain(
-    model: Callable[..., Any], x: Tensor | np.ndarray[Any, Any], methods: Methods | None = None,
-    target: Target = "argmax", *, batch_size: int | None = None, seed: int = 0,
-    output: Part = None, strict: bool = False, progress: bool = False,
-) -> Maps[Tensor]: ...  # fmt: skip
+    model: Model,
+    x: Tensor | np.ndarray,
+    methods: Methods | None = None,
+    target: Target = "argmax",
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    output: Part = None,
+    strict: bool = False,
+    progress: bool = False,
+) -> Maps[Tensor]: ...
 @overload
 def explain(
-    model: Callable[..., Any], x: Any, methods: Methods | None = None, target: Target = "argmax",
-    *, batch_size: int | None = None, seed: int = 0, output: Part = None, strict: bool = False,
+    model: Model,
+    x: Any,
+    methods: Methods | None = None,
+    target: Target = "argmax",
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    output: Part = None,
+    strict: bool = False,
     progress: bool = False,
-) -> Maps[Any]: ...  # fmt: skip
+) -> Maps[Any]: ...
 def explain(
-    model: Callable[..., Any],
+    model: Model,
     x: Any,
     methods: Methods | None = None,
     target: Target = "argmax",
@@ -82,14 +100,22 @@ def explain(
     torch.Size([4, 5])
     """
     return explained(
-        model, x, choose(methods), target, batch_size=batch_size, seed=seed, output=output,
-        strict=strict, progress=progress, skip=methods is None,
-    )  # fmt: skip
+        model,
+        x,
+        choose(methods),
+        target,
+        batch_size=batch_size,
+        seed=seed,
+        output=output,
+        strict=strict,
+        progress=progress,
+        skip=methods is None,
+    )
 
 
 def explained(
-    model: Callable[..., Any],
-    x: Any,
+    model: Model,
+    x: object,
     methods: list[Method],
     target: Target,
     *,
@@ -112,7 +138,7 @@ def explained(
             bar.total = total
 
             def run(
-                part: slice, batch: Any = batch, first: int = first, total: Any = total
+                part: slice, batch: Inputs = batch, first: int = first, total: int | None = total
             ) -> Maps[Any]:
                 rows = slice(first + part.start, first + part.stop)
                 here = to_device_of(model, _some(batch, part))
@@ -135,7 +161,7 @@ def explained(
     return joined(results)
 
 
-def _bar(progress: bool, count: int) -> Any:
+def _bar(progress: bool, count: int) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
     return tqdm(disable=not progress, unit="input", desc=f"{count} methods")
@@ -161,6 +187,6 @@ def _of_rows(method: Method, rows: slice, total: int | None, tape: Tape) -> Meth
     return method.having(**given) if changed else method
 
 
-def _some(batch: Any, part: slice) -> Any:
+def _some(batch: X, part: slice) -> X:
     """The samples of a slice; inputs of other lengths are left to the check that names them."""
     return trees.each(lambda tensor: tensor[part], batch)

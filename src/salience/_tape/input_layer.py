@@ -7,7 +7,6 @@ such operations one to one, and the bounds of the z^B rule have to be seen throu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ def _operands(trace: Trace, operation: Operation) -> list[int]:
     return list(dict.fromkeys(i for i in operation.inputs() if i in trace.dependent))
 
 
-def _between(trace: Trace, index: int, inputs: Mapping[int, Any]) -> list[int]:
+def _between(trace: Trace, index: int, inputs: Mapping[int, object]) -> list[int]:
     """The values between inputs and a value, itself included, in the order they were made in."""
     queue, found = [index], set()
     while queue:

@@ -218,7 +218,7 @@ def maps_of(
     say   is told the name of each method
     """
     scalar = targets.resolve(target, tape.output)
-    maps: dict[str, Any] = {}
+    maps: dict[str, object] = {}
     error: dict[str, Tensor] = {}
     value: Tensor | None = None
     for method in methods:
@@ -254,7 +254,7 @@ def _attribution(made: Any) -> Attribution:
     return Attribution((made,) if isinstance(made, Tensor) else tuple(made))
 
 
-def record(model: Callable[..., Any], x: Any, *, output: targets.Part = None) -> Tape:
+def record(model: Callable[..., object], x: Any, *, output: targets.Part = None) -> Tape:
     """Record one forward pass of a trained model, to be explained by any method.
 
     model   a module in eval mode, or any function of tensors

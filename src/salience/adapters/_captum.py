@@ -17,12 +17,12 @@ from salience._inputs.validation import values_at
 from salience._tape.tape import Tape, record
 from salience.rules._table import Method, find
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., object])
 
 
 def captum(
     method: str | Method, *, output: targets.Part = None, **parameters: Any
-) -> Callable[[Callable[..., Any]], CaptumAttribution]:
+) -> Callable[[Callable[..., object]], CaptumAttribution]:
     """A method as one of captum's attribution classes: call it with the model, then `attribute`.
 
     method      a name in `salience.methods`, or a `Method`
@@ -44,7 +44,7 @@ def _wrapped(function: _F) -> _F:
     """The function with itself as `__wrapped__`, which captum's NoiseTunnel calls."""
 
     @wraps(function)
-    def same(*args: Any, **kwargs: Any) -> Any:
+    def same(*args: object, **kwargs: object) -> object:
         return function(*args, **kwargs)
 
     return same  # type: ignore[return-value]
@@ -57,7 +57,7 @@ class CaptumAttribution:
     method: Method
     parameters: Mapping[str, Any]
     output: targets.Part
-    forward_func: Callable[..., Any]
+    forward_func: Callable[..., object]
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -74,7 +74,7 @@ class CaptumAttribution:
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         return_convergence_delta: bool = False,
     ) -> Any:
         """The maps of a batch, as captum's `attribute` returns them.
@@ -106,14 +106,16 @@ class CaptumAttribution:
         """
         if not isinstance(inputs, Tensor | tuple):
             raise expected(
-                "inputs: a tensor or a tuple of tensors", type(inputs).__name__,
+                "inputs: a tensor or a tuple of tensors",
+                type(inputs).__name__,
                 "For a dict of inputs use salience.record.",
-            )  # fmt: skip
+            )
         if return_convergence_delta and not self.has_convergence_delta():
             raise expected(
-                "a method whose maps add up, for its convergence delta", self.method.name,
+                "a method whose maps add up, for its convergence delta",
+                self.method.name,
                 "Leave return_convergence_delta out.",
-            )  # fmt: skip
+            )
         model = _with_arguments(self.forward_func, additional_forward_args)
         tape = record(model, inputs, output=self.output)
         wanted = _target(target, tape.output)
@@ -129,7 +131,7 @@ class CaptumAttribution:
                 )
         return (maps, self._delta(tape, wanted, parts)) if return_convergence_delta else maps
 
-    def _delta(self, tape: Tape, target: Any, maps: tuple[Tensor, ...]) -> Tensor:
+    def _delta(self, tape: Tape, target: targets.Target, maps: tuple[Tensor, ...]) -> Tensor:
         scalar = targets.resolve(target, tape.output)
         value = scalar(tape.output)  # (B,)
         total = torch.stack([rows(map).sum(1) for map in maps]).sum(0)
@@ -145,19 +147,19 @@ class CaptumAttribution:
 class _Bound(nn.Module):
     """A model with its last arguments; its parameters keep their names."""
 
-    def __init__(self, model: nn.Module, last: tuple[Any, ...]) -> None:
+    def __init__(self, model: nn.Module, last: tuple[object, ...]) -> None:
         super().__init__()
         self.training = False  # eval() would reach the user's model
         self.model, self.last = model, last
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: object) -> object:
         return self.model(*inputs, *self.last)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.named_parameters(*args, **kwargs)
 
 
-def _with_arguments(model: Callable[..., Any], last: Any) -> Callable[..., Any]:
+def _with_arguments(model: Callable[..., object], last: object) -> Callable[..., object]:
     """The model as a function of the inputs that are explained."""
     if last is None:
         return model
@@ -167,7 +169,7 @@ def _with_arguments(model: Callable[..., Any], last: Any) -> Callable[..., Any]:
     return lambda *inputs: model(*inputs, *last)
 
 
-def _target(target: Any, output: Tensor) -> Any:
+def _target(target: object, output: Tensor) -> targets.Target:
     """What captum's target selects, as a target of salience's grammar.
 
     captum's tuple is always an index: (3, 5) on an output (B, K) is an error, not a difference.
@@ -191,9 +193,10 @@ def _index(target: Any, output: Tensor) -> tuple[int, ...]:
     return (*index, *[0] * len(rest))
 
 
-def _no_target(target: Any, output: Tensor) -> SalienceError:
+def _no_target(target: object, output: Tensor) -> SalienceError:
     return expected(
         f"a captum target with one value per sample of an output {tuple(output.shape)}",
-        repr(target), "Give a class, an index tuple for dense outputs, or a list with one per "
+        repr(target),
+        "Give a class, an index tuple for dense outputs, or a list with one per "
         "sample; differences, masks and functions are targets of salience.record.",
-    )  # fmt: skip
+    )

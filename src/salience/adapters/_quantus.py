@@ -18,9 +18,13 @@ _PASSED_BY_QUANTUS = ("device", "method")  # the latter: what `quantus.evaluate`
 
 
 def quantus(
-    method: str | Method, *, output: Part = None, seed: int = 0, strict: bool = False,
+    method: str | Method,
+    *,
+    output: Part = None,
+    seed: int = 0,
+    strict: bool = False,
     **parameters: Any,
-) -> Callable[..., np.ndarray[Any, Any]]:  # fmt: skip
+) -> Callable[..., np.ndarray]:
     """A method as an `explain_func` of Quantus: (model, inputs, targets) -> maps, as arrays.
 
     method      a name in `salience.methods`, or a `Method`
@@ -44,8 +48,8 @@ def quantus(
     found = find(method).having(**parameters)
 
     def explain_func(
-        model: Callable[..., Any], inputs: Any, targets: Any, **given: Any
-    ) -> np.ndarray[Any, Any]:
+        model: Callable[..., object], inputs: object, targets: Any, **given: Any
+    ) -> np.ndarray:
         own = {name: given[name] for name in given if name not in _PASSED_BY_QUANTUS}
         used, targets = found.having(**own), np.asarray(targets).tolist()
         x = _as_the_model_takes(inputs, model)
@@ -56,7 +60,7 @@ def quantus(
     return explain_func
 
 
-def _as_the_model_takes(inputs: Any, model: Callable[..., Any]) -> Tensor:
+def _as_the_model_takes(inputs: object, model: Callable[..., object]) -> Tensor:
     x = tensor_of(inputs if is_array(inputs) else np.asarray(inputs))
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     if parameters:

@@ -51,9 +51,13 @@ _FOREIGN = {  # suffix -> what to do instead
 
 
 def load_model(
-    spec: str, weights: str | Path | None = None, *, device: str = "cpu", seed: int = 0,
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
     max_bytes: int = MAX_BYTES,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """The network that a name stands for, with its weights, in eval mode on a device.
 
     spec       "file.py:factory" or "package.module:factory", factory() returning a module;
@@ -81,8 +85,11 @@ def load_model(
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise expected("a device that this machine has, like 'cpu'", f"{device!r} ({error})",
-                       "Choose another --device.") from None  # fmt: skip
+        raise expected(
+            "a device that this machine has, like 'cpu'",
+            f"{device!r} ({error})",
+            "Choose another --device.",
+        ) from None
 
 
 def _from_spec(spec: str, has_weights: bool, max_bytes: int) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from torch import nn
 
@@ -34,8 +33,9 @@ def build(scheme: str, name: str, has_weights: bool) -> nn.Module:
         warnings.warn(
             f"{scheme}:{name} has random weights: its maps show nothing that was learned. "
             "Nothing is downloaded; give a file of weights by --weights.",
-            SalienceWarning, stacklevel=4,
-        )  # fmt: skip
+            SalienceWarning,
+            stacklevel=4,
+        )
     return model
 
 
@@ -43,12 +43,12 @@ def _sample(names: Sequence[str]) -> str:
     return f"{len(names)}, such as {', '.join(names[:: max(1, len(names) // 5)][:5])}"
 
 
-def _torchvision() -> tuple[list[str], Callable[[str], Any]]:
+def _torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:
     import_torchvision("torchvision:NAME", _TORCHVISION)
     models = need("torchvision.models", "torchvision:NAME", _TORCHVISION)
 
-    def make(name: str) -> Any:
-        given: dict[str, Any] = {"weights": None}
+    def make(name: str) -> nn.Module:
+        given: dict[str, object] = {"weights": None}
         if name in models.list_models(models.segmentation) + models.list_models(models.detection):
             given["weights_backbone"] = None  # it would be downloaded
         return models.get_model(name, **given)
@@ -56,7 +56,7 @@ def _torchvision() -> tuple[list[str], Callable[[str], Any]]:
     return models.list_models(), make
 
 
-def _timm() -> tuple[list[str], Callable[[str], Any]]:
+def _timm() -> tuple[list[str], Callable[[str], nn.Module]]:
     import_torchvision("timm:NAME, which needs it", _TIMM)
     timm = need("timm", "timm:NAME", _TIMM)
     return timm.list_models(), lambda name: timm.create_model(name, pretrained=False)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from salience._errors import SalienceError, expected
 from salience._files.untrusted import check_size, in_words
+from salience._operations.calls import Arguments, Keywords
 
 _BY_VALUES = torch.ops.aten.repeat_interleave.Tensor  # as many as the operand's values say
 _READ = torch.ops.aten._local_scalar_dense.default  # a value as a number of Python
@@ -21,7 +22,7 @@ _BEYOND = 2**63  # bytes, which torch cannot count
 
 _ATEN = torch.ops.aten
 # Into how many tensors an operator cuts one, at most: torch makes each, and memory bounds none.
-PIECES: dict[Any, Callable[..., int]] = {
+PIECES: dict[object, Callable[..., int]] = {
     _ATEN.tensor_split.sections: lambda self, sections, dim=0: sections,
     _ATEN.tensor_split.tensor_indices_or_sections: lambda self, tensor_indices_or_sections, dim=0: (
         int(tensor_indices_or_sections) if tensor_indices_or_sections.ndim == 0
@@ -59,8 +60,8 @@ class Bounded(TorchDispatchMode):
         self.by_values = False
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         given = dict(kwargs or {})
         try:
             _check_pieces(func, args, given)
@@ -72,31 +73,33 @@ class Bounded(TorchDispatchMode):
             raise
         return func(*args, **given)
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         super().__exit__(kind, error, trace)
         if self._refusal is not None and error is not self._refusal:
             raise self._refusal from None
 
-    def _check(self, func: Any, sizes: list[int]) -> None:
+    def _check(self, func: OpOverload, sizes: list[int]) -> None:
         check_size(max(sizes, default=0), f"a network with {func.__name__}", self._most)
         if self._total is not None and not any(r.alias_info for r in func._schema.returns):
             self._made += sum(sizes)
             if self._made > self._total:
                 raise expected(
-                    "layers as large as the weights in the file", "layers that take more than "
-                    f"{in_words(self._total)} when they are built", "Save the network again.",
-                )  # fmt: skip
+                    "layers as large as the weights in the file",
+                    f"layers that take more than {in_words(self._total)} when they are built",
+                    "Save the network again.",
+                )
 
 
-def _check_pieces(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+def _check_pieces(func: OpOverload, args: Arguments, given: Keywords) -> None:
     if func in PIECES and (made := PIECES[func](*args, **given)) > _MOST_PIECES:
         raise expected(
-            f"at most {_MOST_PIECES} pieces of a tensor", f"a network with {func.__name__} into "
-            f"{made}", "Save the network without it.",
-        )  # fmt: skip
+            f"at most {_MOST_PIECES} pieces of a tensor",
+            f"a network with {func.__name__} into {made}",
+            "Save the network without it.",
+        )
 
 
-def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int] | None:
+def _sizes(func: OpOverload, args: Arguments, given: Keywords) -> list[int] | None:
     """Bytes of each tensor that a call would return; None where that depends on values."""
     tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
     if given.get("device") == torch.device("meta") or any(t.is_meta for t in tensors):
@@ -117,11 +120,14 @@ def _sizes(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> list[int]
             return None
         raise  # what no shape function takes can end the process
     # an empty tensor by its other sides: what is made of each of its places takes memory
-    return [prod(n or 1 for n in t.shape) * t.itemsize
-            for t in tree_leaves(made) if isinstance(t, Tensor)]  # fmt: skip
+    return [
+        prod(n or 1 for n in t.shape) * t.itemsize
+        for t in tree_leaves(made)
+        if isinstance(t, Tensor)
+    ]
 
 
-def _shape_alone(value: Any) -> Any:
+def _shape_alone(value: object) -> object:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -33,7 +33,7 @@ class FileModel(nn.Module):
         shapes: Mapping[str, Sequence[int | None] | None],
         *,
         channels_last: bool = False,
-        call: Callable[..., Any] | None = None,
+        call: Callable[..., object] | None = None,
         max_bytes: int | None = None,
     ) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class FileModel(nn.Module):
         self._moved = network._apply
         self.call = network.__call__ if call is None else call
         self._max_bytes = max_bytes
-        self._watched: set[Any] = set()  # shapes of inputs
+        self._watched: set[object] = set()  # shapes of inputs
         self.shapes = {n: None if shape is None else tuple(shape) for n, shape in shapes.items()}
         self.channels_last = channels_last
         self._batch = _batch_of(self.shapes)
 
-    def forward(self, *given: Tensor, **named: Tensor) -> Any:
+    def forward(self, *given: Tensor, **named: Tensor) -> object:
         x = self.in_order(*given, **named)
         batch, count = self._batch, max((len(part) for part in x if part.ndim), default=0)
         if batch is None or count == batch:
@@ -61,14 +61,15 @@ class FileModel(nn.Module):
         if held.keys() != self.shapes.keys() or len(given) + len(named) != len(self.shapes):
             got = ", ".join([*(f"{tuple(part.shape)}" for part in given), *named]) or "none"
             raise expected(
-                f"the {_several(len(self.shapes))} of the file ({', '.join(self.shapes)})", got,
+                f"the {_several(len(self.shapes))} of the file ({', '.join(self.shapes)})",
+                got,
                 "Give several in a tuple, in this order, or in a dict by these names.",
-            )  # fmt: skip
+            )
         for name, shape in self.shapes.items():
             check_shape(held[name], shape, "" if len(held) == 1 else f" {name}")
         return [held[name] for name in self.shapes]
 
-    def _run(self, x: Sequence[Tensor]) -> Any:
+    def _run(self, x: Sequence[Tensor]) -> object:
         kind = tuple((part.shape, part.dtype, part.device) for part in x)
         if self._max_bytes is None or kind in self._watched:
             return self.call(*x)
@@ -78,7 +79,7 @@ class FileModel(nn.Module):
             self._watched.add(kind)
         return outputs
 
-    def _part(self, x: Sequence[Tensor], first: int, count: int) -> Any:
+    def _part(self, x: Sequence[Tensor], first: int, count: int) -> object:
         """The outputs of some samples, filled up to a whole batch by repeating the last one."""
         parts = [part[first : first + count] if part.ndim else part for part in x]
         if self._batch is not None and count < self._batch:
@@ -96,9 +97,9 @@ def channels_first(model: FileModel) -> FileModel:
     shapes = {
         name: (shape[0], shape[3], *shape[1:3]) if _is_image(shape) else shape
         for name, shape in model.shapes.items()
-    }  # fmt: skip
+    }
 
-    def call(*x: Tensor) -> Any:
+    def call(*x: Tensor) -> object:
         return model(*(part.permute(0, 2, 3, 1) if part.ndim == 4 else part for part in x))
 
     return FileModel(model, shapes, call=call).eval()
@@ -113,9 +114,10 @@ def _batch_of(shapes: Mapping[str, tuple[int | None, ...] | None]) -> int | None
     sizes = {name: shape[0] for name, shape in shapes.items() if shape and shape[0] is not None}
     if len(set(sizes.values())) > 1:
         raise expected(
-            "inputs with the same number of samples first", f"{sizes}",
+            "inputs with the same number of samples first",
+            f"{sizes}",
             "Export the network with one batch size, or put what all samples share into it.",
-        )  # fmt: skip
+        )
     return next(iter(sizes.values()), None)
 
 
@@ -131,12 +133,13 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...] | None, name: str = "")
     sizes = zip(x.shape[1:], shape[1:], strict=False)
     if x.ndim != len(shape) or any(n is not None and n != given for given, n in sizes):
         raise expected(
-            f"an input{name} {free}, as the file tells", f"{tuple(x.shape)}",
+            f"an input{name} {free}, as the file tells",
+            f"{tuple(x.shape)}",
             "Change the input (images: --size), or export the network for this size.",
-        )  # fmt: skip
+        )
 
 
-def _cut(outputs: Any, count: int) -> Any:
+def _cut(outputs: object, count: int) -> object:
     """The outputs of the first samples."""
     if isinstance(outputs, Tensor):
         return outputs[:count] if outputs.ndim else outputs
@@ -147,7 +150,7 @@ def _cut(outputs: Any, count: int) -> Any:
     return outputs
 
 
-def _joined(parts: list[Any]) -> Any:
+def _joined(parts: list[Any]) -> object:
     """The outputs of several passes as that of one."""
     first = parts[0]
     if isinstance(first, Tensor) and first.ndim:
@@ -180,6 +183,7 @@ def check_batch(model: nn.Module, x: Tensor) -> None:
         return
     if looks_like_one_sample(model, x):
         raise expected(
-            f"a batch with {x.ndim + 1} dimensions (B, C, ...)", f"one sample {tuple(x.shape)}",
+            f"a batch with {x.ndim + 1} dimensions (B, C, ...)",
+            f"one sample {tuple(x.shape)}",
             "Add a batch dimension, for example array[None], and save it again.",
-        )  # fmt: skip
+        )

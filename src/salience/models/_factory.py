@@ -6,17 +6,18 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
 from salience._errors import expected
 
+T = TypeVar("T")
 SCHEMES = ("torchvision", "timm")
 
 
@@ -32,9 +33,10 @@ def from_factory(where: str, name: str) -> nn.Module:
         model = guarded(factory, f"{name}() of {where} to return a model")
     if not isinstance(model, nn.Module):
         raise expected(
-            f"a torch.nn.Module from {name}()", type(model).__name__,
+            f"a torch.nn.Module from {name}()",
+            type(model).__name__,
             "The factory takes no arguments and returns the module.",
-        )  # fmt: skip
+        )
     return model
 
 
@@ -45,9 +47,10 @@ def _check_scheme(where: str, name: str) -> None:
         if near and importlib.util.find_spec(where) is None:
             scheme = "torchvision" if near[0] == "tv" else near[0]
             raise expected(
-                "torchvision:NAME, timm:NAME or package.module:factory", f"{where}:{name}",
+                "torchvision:NAME, timm:NAME or package.module:factory",
+                f"{where}:{name}",
                 f"Did you mean {scheme}:{name}?",
-            )  # fmt: skip
+            )
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def _module(where: str) -> ModuleType:
     return module
 
 
-def guarded(call: Any, what: str) -> Any:
+def guarded(call: Callable[[], T], what: str) -> T:
     """What the user's own code returns; what it raises becomes a message with its last line.
 
     An exit, too: it would end the command in silence, or with success.
@@ -90,19 +93,22 @@ def guarded(call: Any, what: str) -> Any:
         raise expected(what, f"{told}{line}", "Correct the code or the name.") from error
 
 
-def _attribute(module: ModuleType, name: str, where: str) -> Any:
+def _attribute(module: ModuleType, name: str, where: str) -> Callable[[], object]:
     factory = getattr(module, name, None)
     if factory is None:
         public = [
-            key for key, value in vars(module).items()
-            if callable(value) and not key.startswith("_")
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
             and getattr(value, "__module__", None) == module.__name__
-        ]  # fmt: skip
+        ]
         cure = f"It defines: {', '.join(public[:8])}." if public else "It defines no functions."
         raise expected(f"a factory {name!r} in {where}", "no such name", cure)
     if not callable(factory) or isinstance(factory, nn.Module):
         raise expected(
             f"a function {name}() without arguments that returns a module",
-            f"a {type(factory).__name__}", "Define a function, or give the class of the network.",
-        )  # fmt: skip
+            f"a {type(factory).__name__}",
+            "Define a function, or give the class of the network.",
+        )
     return factory

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,15 +43,17 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     file = folder / "config.json"
     if not file.is_file():
         raise expected(
-            "a model: a folder with config.json and model.safetensors", f"{folder}, without "
-            "config.json", "Download it: hf download OWNER/NAME --local-dir FOLDER.",
-        )  # fmt: skip
+            "a model: a folder with config.json and model.safetensors",
+            f"{folder}, without config.json",
+            "Download it: hf download OWNER/NAME --local-dir FOLDER.",
+        )
     config = _read_json(file)
     if "auto_map" in config:
         raise expected(
-            "a network of transformers itself", f"{file}, which brings its own code (auto_map)",
+            "a network of transformers itself",
+            f"{file}, which brings its own code (auto_map)",
             "Code in folders is not run: give 'file.py:factory' as MODEL.",
-        )  # fmt: skip
+        )
     weights = _weight_files(folder)
     size = sum(regular(part, "weights", "Download them again.") for part in weights)
     check_size(size, f"{folder}", max_bytes)
@@ -66,7 +70,7 @@ def load_folder(folder: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
     return FileModel(model.eval(), shapes, call=_logits(model), max_bytes=max_bytes)
 
 
-def _import_transformers(folder: Path, architecture: Described) -> Any:
+def _import_transformers(folder: Path, architecture: Described) -> ModuleType:
     what = f"the folder {folder}"
     if importlib.util.find_spec("torchvision") is not None:  # transformers imports it then
         import_torchvision(what, "pip uninstall torchvision")
@@ -79,7 +83,7 @@ def _import_transformers(folder: Path, architecture: Described) -> Any:
 
 
 def _quietly(
-    transformers: Any, architecture: Described, state: dict[str, Tensor], folder: Path
+    transformers: ModuleType, architecture: Described, state: dict[str, Tensor], folder: Path
 ) -> nn.Module:
     """The network with its weights; transformers neither logs nor shows progress."""
     logging = transformers.utils.logging
@@ -93,27 +97,35 @@ def _quietly(
     except Exception as error:  # transformers raises whatever its parts raise
         got = f"{folder}, broken or of another kind: {reason(error)}"
         raise expected(
-            "an image classifier of Hugging Face", got,
+            "an image classifier of Hugging Face",
+            got,
             "Save it again by model.save_pretrained(FOLDER).",
-        ) from None  # fmt: skip
+        ) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
-        raise expected("weights for every layer", f"{folder} without {', '.join(missing[:3])}",
-                       "Take a network that was trained as a classifier.")  # fmt: skip
-    wrong = [f"{key} {tuple(given)} instead of {tuple(own)}"
-             for key, given, own in sorted(report["mismatched_keys"])]  # fmt: skip
+        raise expected(
+            "weights for every layer",
+            f"{folder} without {', '.join(missing[:3])}",
+            "Take a network that was trained as a classifier.",
+        )
+    wrong = [
+        f"{key} {tuple(given)} instead of {tuple(own)}"
+        for key, given, own in sorted(report["mismatched_keys"])
+    ]
     if wrong:
-        raise expected("weights of the shapes that config.json tells",
-                       f"{folder} with {', '.join(wrong[:3])}",
-                       "Take both files from the same place.")  # fmt: skip
+        raise expected(
+            "weights of the shapes that config.json tells",
+            f"{folder} with {', '.join(wrong[:3])}",
+            "Take both files from the same place.",
+        )
     return model
 
 
-def _built(transformers: Any, architecture: Described, state: dict[str, Tensor]) -> Any:
+def _built(transformers: ModuleType, architecture: Described, state: dict[str, Tensor]) -> Any:
     """What transformers builds of a description, with the weights as they are named in files."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     names = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[architecture.family]
@@ -122,12 +134,17 @@ def _built(transformers: Any, architecture: Described, state: dict[str, Tensor])
     labels = {} if architecture.labels is None else {"num_labels": architecture.labels}
     config = transformers.CONFIG_MAPPING[architecture.family](**architecture.fields, **labels)
     return getattr(transformers, name).from_pretrained(
-        None, config=config, state_dict=state, attn_implementation="eager", local_files_only=True,
-        output_loading_info=True, ignore_mismatched_sizes=True,
-    )  # fmt: skip
+        None,
+        config=config,
+        state_dict=state,
+        attn_implementation="eager",
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
 
 
-def _logits(model: Any) -> Any:
+def _logits(model: Any) -> Callable[[Tensor], object]:
     def call(x: Tensor) -> Tensor:
         return model(pixel_values=x).logits
 
@@ -141,21 +158,26 @@ def _channels(architecture: Described, model: Any) -> int | None:
     return getattr(config, "num_channels", told)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, object]:
     """A JSON file of a folder, of bounded size."""
     _check_inside(file)
     size = regular(file, file.name)
     if size > _LARGEST:
-        raise expected(f"{file.name} of at most {_LARGEST} bytes", f"{size} bytes",
-                       "Download it again.")  # fmt: skip
+        raise expected(
+            f"{file.name} of at most {_LARGEST} bytes", f"{size} bytes", "Download it again."
+        )
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise expected("a folder of Hugging Face", f"{file}, broken: {reason(error)}",
-                       "Download it again.") from None  # fmt: skip
+        raise expected(
+            "a folder of Hugging Face", f"{file}, broken: {reason(error)}", "Download it again."
+        ) from None
     if not isinstance(held, dict):
-        raise expected("a folder of Hugging Face", f"{file}, broken: no fields by their names",
-                       "Download it again.")  # fmt: skip
+        raise expected(
+            "a folder of Hugging Face",
+            f"{file}, broken: no fields by their names",
+            "Download it again.",
+        )
     return held
 
 
@@ -169,11 +191,11 @@ def _weight_files(folder: Path) -> list[Path]:
     else:
         pickled = sorted(f.name for f in folder.glob("*.bin")) or ["no weights"]
         raise expected(
-            f"model.safetensors in {folder}", f"{pickled[0]}; pickles can run any code when they "
-            "are read and are refused",
+            f"model.safetensors in {folder}",
+            f"{pickled[0]}; pickles can run any code when they are read and are refused",
             "Convert it where you trust it: model.save_pretrained(FOLDER), or take the "
             "model.safetensors that its page may offer.",
-        )  # fmt: skip
+        )
     for name in names:
         _check_inside(folder / name)
     return [folder / name for name in names]
@@ -185,15 +207,22 @@ def _indexed(index: Path) -> list[str]:
     files = list(named.values()) if isinstance(named, dict) else [named]
     names = dict.fromkeys(name for name in files if isinstance(name, str))
     if len(names) == 0 or any(not isinstance(name, str) for name in files):
-        raise expected(f"an index of files as weight_map in {index}", "something else",
-                       "Download it again.")  # fmt: skip
+        raise expected(
+            f"an index of files as weight_map in {index}", "something else", "Download it again."
+        )
     if any(re.search(r"[\\/:]|^\.", name) for name in names):
-        raise expected(f"weights inside {index.parent}", f"{index.name} with paths to elsewhere",
-                       "Download it again.")  # fmt: skip
+        raise expected(
+            f"weights inside {index.parent}",
+            f"{index.name} with paths to elsewhere",
+            "Download it again.",
+        )
     return list(names)
 
 
 def _check_inside(file: Path) -> None:
     if file.parent.resolve() not in file.resolve().parents:
-        raise expected(f"files inside {file.parent}", f"{file.name}, a link to elsewhere",
-                       "Copy the file into the folder.")  # fmt: skip
+        raise expected(
+            f"files inside {file.parent}",
+            f"{file.name}, a link to elsewhere",
+            "Copy the file into the folder.",
+        )

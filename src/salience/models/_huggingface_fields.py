@@ -184,7 +184,7 @@ class Described(NamedTuple):
     classes: list[str]  # what the network is called in transformers
 
 
-def described(config: Mapping[str, Any], file: Path, sides: Sides) -> Described:
+def described(config: Mapping[str, object], file: Path, sides: Sides) -> Described:
     """The architecture that a config.json describes, if it describes that and nothing else.
 
     sides   of the weights, which bound what is told
@@ -196,9 +196,10 @@ def described(config: Mapping[str, Any], file: Path, sides: Sides) -> Described:
         family = "timm_wrapper"  # as timm saves it
     if not isinstance(family, str) or family not in _FAMILIES:
         raise expected(
-            "an image classifier of Hugging Face", f"{file}, broken or of another kind: model_type "
-            f"{_short(family)}", f"Families that are read: {', '.join(_FAMILIES)}.",
-        )  # fmt: skip
+            "an image classifier of Hugging Face",
+            f"{file}, broken or of another kind: model_type {_short(family)}",
+            f"Families that are read: {', '.join(_FAMILIES)}.",
+        )
     fields = {}
     for name, value in _known(config, _FAMILIES[family], file).items():
         if name in _PARTS:
@@ -219,7 +220,9 @@ def described(config: Mapping[str, Any], file: Path, sides: Sides) -> Described:
     return Described(family, fields, _labels(config, file, sides.longest), named)
 
 
-def _known(config: Mapping[str, Any], names: str, file: Path, above: str = "") -> dict[str, Any]:
+def _known(
+    config: Mapping[str, object], names: str, file: Path, above: str = ""
+) -> dict[str, object]:
     """The fields that are handed on; a field that no table names is refused."""
     allowed = names.replace("/", " ").split()
     aside = {*_ASIDE, *_GENERATION} if above != "model_args." else set()
@@ -235,7 +238,7 @@ def _known(config: Mapping[str, Any], names: str, file: Path, above: str = "") -
     return {name: value for name, value in config.items() if name in allowed}
 
 
-def _mapping(value: object, name: str, file: Path) -> Mapping[str, Any]:
+def _mapping(value: object, name: str, file: Path) -> Mapping[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -243,7 +246,7 @@ def _mapping(value: object, name: str, file: Path) -> Mapping[str, Any]:
     return value
 
 
-def _plain(value: Any, name: str, file: Path, sides: Sides, above: str = "") -> Any:
+def _plain(value: object, name: str, file: Path, sides: Sides, above: str = "") -> object:
     """A number, a word of the list, or a list of these."""
     if isinstance(value, list):
         if _count(value) > _ENTRIES:
@@ -261,7 +264,7 @@ def _plain(value: Any, name: str, file: Path, sides: Sides, above: str = "") -> 
     return value
 
 
-def _check_patches(names: str, fields: Mapping[str, Any], file: Path, sides: Sides) -> None:
+def _check_patches(names: str, fields: Mapping[str, object], file: Path, sides: Sides) -> None:
     """Raise for more patches of an image than any side of the weights has entries."""
     for pair in filter(lambda name: "/" in name, names.split()):
         count = patches_of(fields)
@@ -272,7 +275,7 @@ def _check_patches(names: str, fields: Mapping[str, Any], file: Path, sides: Sid
             )
 
 
-def _count(items: list[Any], depth: int = 4) -> int:
+def _count(items: list[object], depth: int = 4) -> int:
     """How many entries nested lists have; too many where they are nested too deeply."""
     if depth == 0:
         return _ENTRIES + 1
@@ -286,7 +289,7 @@ def _architecture(value: object, file: Path) -> str:
     return value.partition(".")[0]
 
 
-def _labels(config: Mapping[str, Any], file: Path, longest: int) -> int | None:
+def _labels(config: Mapping[str, object], file: Path, longest: int) -> int | None:
     """How many outputs the classifier has."""
     told = ("id2label", "num_labels")
     for name in ("num_classes", *told) if "architecture" in config else told:

@@ -40,7 +40,7 @@ def most(name: str, sides: Sides) -> int:
     return _REPEATED.get(name, max(_MOST, sides.longest))
 
 
-def patches_of(fields: Mapping[str, Any]) -> int | None:
+def patches_of(fields: Mapping[str, object]) -> int | None:
     """The patches of an image; None where what is told of them are no sizes."""
     whole, patch = (_two(fields.get(name, usual)) for name, usual in _SIZES.items())
     if whole is None or patch is None:

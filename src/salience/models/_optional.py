@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -16,7 +16,7 @@ _FLOORS = {"timm": (1, 0, 16)}
 _OPERATORS: list[torch.library.Library] = []  # declared as long as they are referenced
 
 
-def need(package: str, what: str, install: str) -> Any:
+def need(package: str, what: str, install: str) -> ModuleType:
     """A package that a format needs, imported.
 
     Errors: SalienceError, with the command that installs it, where it is not there or broken, and
@@ -32,7 +32,7 @@ def need(package: str, what: str, install: str) -> Any:
     return module
 
 
-def _check_version(package: str, module: Any, install: str) -> None:
+def _check_version(package: str, module: ModuleType, install: str) -> None:
     """Refuse a version of a package that does harm with files of others."""
     floor = _FLOORS.get(package)
     version = getattr(module, "__version__", "0")
@@ -42,7 +42,7 @@ def _check_version(package: str, module: Any, install: str) -> None:
         raise expected(wanted, got, f"Run: {install.replace('install', 'install -U', 1)}.")
 
 
-def import_torchvision(what: str, install: str) -> Any:
+def import_torchvision(what: str, install: str) -> ModuleType:
     """torchvision, also where its build is not that of torch.
 
     Its import asks for two of its own compiled operators, which no classifier calls.

@@ -32,8 +32,9 @@ def load_weights(model: nn.Module, file: str | Path, *, max_bytes: int = MAX_BYT
     alien = [n for n in given if n not in own]
     shapes = [
         f"{n} {tuple(given[n].shape)} instead of {tuple(own[n].shape)}"
-        for n in own if n in given and given[n].shape != own[n].shape
-    ]  # fmt: skip
+        for n in own
+        if n in given and given[n].shape != own[n].shape
+    ]
     problems = [
         f"{len(names)} {what} ({_some(names)})"
         for what, names in (("missing", missing), ("unexpected", alien), ("misshapen", shapes))
@@ -66,12 +67,16 @@ def _state(file: Path, max_bytes: int) -> dict[str, Tensor]:
             state = state[key]
     tensors = isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())
     if not tensors or not state:
-        kind = f"{type(state).__name__} with {_some([str(k) for k in state])}" if isinstance(
-            state, Mapping) else type(state).__name__  # fmt: skip
+        kind = (
+            f"{type(state).__name__} with {_some([str(k) for k in state])}"
+            if isinstance(state, Mapping)
+            else type(state).__name__
+        )
         raise expected(
             "a state dict (name -> tensor), alone or below 'state_dict' or 'model'",
-            f"{file} with a {kind}", "Save it by torch.save(model.state_dict(), FILE).",
-        )  # fmt: skip
+            f"{file} with a {kind}",
+            "Save it by torch.save(model.state_dict(), FILE).",
+        )
     return dict(state)
 
 
@@ -127,8 +132,9 @@ def read_torch(file: Path, save: str, max_bytes: int = MAX_BYTES) -> Any:
         got = f"pickled Python objects ({named})" if named else "something else or broken"
         raise expected(
             "a torch file of tensors alone",
-            f"{file}, {got}; objects can run any code when they are read and are refused", cure,
-        ) from None  # fmt: skip
+            f"{file}, {got}; objects can run any code when they are read and are refused",
+            cure,
+        ) from None
     except Exception as error:  # reading alone: a damaged file raises anything
         raise expected("a torch file", f"{file}, broken: {_why(file, error)}", cure) from None
 
@@ -150,7 +156,7 @@ def _unpacked(file: Path) -> int:
         return unpacked(archive.infolist())
 
 
-def _storages(held: Any) -> int:
+def _storages(held: object) -> int:
     """The bytes of all tensors in plain containers; those that are shared count once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
@@ -180,12 +186,15 @@ def refuse_torch_model(file: Path, export: str) -> SalienceError:
         return expected(
             "a model whose operations can be seen",
             f"{file}, a TorchScript archive: it runs outside of Python, where no rule can reach "
-            "it, and torch has given TorchScript up", cure,
-        )  # fmt: skip
+            "it, and torch has given TorchScript up",
+            cure,
+        )
     return expected(
-        "a model", f"{file}, of torch.save: weights without their network, or a pickled network, "
-        "which can run any code when it is read and is refused", cure,
-    )  # fmt: skip
+        "a model",
+        f"{file}, of torch.save: weights without their network, or a pickled network, "
+        "which can run any code when it is read and is refused",
+        cure,
+    )
 
 
 def _is_torchscript(file: Path) -> bool:

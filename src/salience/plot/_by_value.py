@@ -56,10 +56,15 @@ def attribution_by_value(dataset: xarray.Dataset) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     units = " (sigma)" if dataset.attrs.get("units") == "sigma" else ""
     legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8,
-        frameon=False, title=f"class of input value{units}; dotted: fraction of the entries",
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(4, len(labels)),
+        fontsize=8,
+        frameon=False,
+        title=f"class of input value{units}; dotted: fraction of the entries",
         title_fontsize=7,
-    )  # fmt: skip
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
@@ -76,9 +81,16 @@ def _panel(axes: Axes, dataset: xarray.Dataset, output: int, methods: list[str])
         places = np.arange(len(methods)) + step * (k - (len(classes) - 1) / 2)
         ends = np.abs([mean[:, k] - low[:, k], high[:, k] - mean[:, k]])
         axes.errorbar(
-            mean[:, k], places, xerr=ends, color=colour, marker=marker, markersize=4,
-            linestyle="none", linewidth=1, label=name,
-        )  # fmt: skip
+            mean[:, k],
+            places,
+            xerr=ends,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linestyle="none",
+            linewidth=1,
+            label=name,
+        )
         chance = float(dataset["chance"].values[k])
         axes.axvline(chance, color=colour, linestyle=":", linewidth=1, zorder=0)
     axes.set_xlim(-0.03, 1.03)

@@ -160,9 +160,13 @@ def shown_stages(study: Study) -> list[int]:
 
 
 def _row(
-    figure: Figure, grid: _Grid, at: tuple[int, int], held: Array, clip: float,
+    figure: Figure,
+    grid: _Grid,
+    at: tuple[int, int],
+    held: Array,
+    clip: float,
     signal: Array | None,
-) -> list[Axes]:  # fmt: skip
+) -> list[Axes]:
     """The panels of one method, from the trained network's map."""
     maps = torch.from_numpy(np.ascontiguousarray(held))
     kept = similarities["spearman_abs"](maps[:1].expand_as(maps), maps).tolist()

@@ -130,12 +130,18 @@ def _check(
     x: Array, columns: Mapping[str, Array], titles: Sequence[str] | None, clip: float, channels: str
 ) -> None:
     if not 2 <= x.ndim <= 5 or 0 in x.shape:
-        raise expected("inputs (B, F), (B, C, L), (B, C, H, W) or (B, C, D, H, W)",
-                       f"{x.shape}", "Add or remove dimensions.")  # fmt: skip
+        raise expected(
+            "inputs (B, F), (B, C, L), (B, C, H, W) or (B, C, D, H, W)",
+            f"{x.shape}",
+            "Add or remove dimensions.",
+        )
     for name, values in columns.items():
         if values.shape != x.shape:
-            raise expected(f"maps shaped like the inputs {x.shape}", f"{name} of {values.shape}",
-                           "Give the inputs that were explained.")  # fmt: skip
+            raise expected(
+                f"maps shaped like the inputs {x.shape}",
+                f"{name} of {values.shape}",
+                "Give the inputs that were explained.",
+            )
     if titles is not None and len(titles) != len(x):
         raise expected(f"{len(x)} titles, one for each input", f"{len(titles)}", "")
     if not 0 < clip <= 100:

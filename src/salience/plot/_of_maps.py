@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from salience._study.maps import Maps
 
 
-def picture(maps: Maps[Any], *, of: str | int | None = None, **options: Any) -> Figure:
+def picture(maps: Maps[object], *, of: str | int | None = None, **options: Any) -> Figure:
     """A row per sample and a column, or a strip of tokens, per method.
 
     of       which input, where there are several: a key or a position
@@ -46,7 +46,7 @@ def picture(maps: Maps[Any], *, of: str | int | None = None, **options: Any) -> 
     return tokens(trees.rows(x), strips, **options)
 
 
-def per_token(ids: Tensor, held: Tensor | tuple[Tensor, ...] | Mapping[Any, Tensor]) -> Tensor:
+def per_token(ids: Tensor, held: Tensor | tuple[Tensor, ...] | Mapping[object, Tensor]) -> Tensor:
     """Relevance of ids (N, T): their maps (N, T, D), summed over D, and over embeddings."""
     several = list(trees.parts_of(held).values())
     if any(own.shape[:-1] != ids.shape for own in several):

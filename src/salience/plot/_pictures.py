@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 SIGNED, POSITIVE, GREY = "RdBu_r", "magma", "gray"
 CELL = 1.6  # inches
@@ -96,8 +96,9 @@ def draw(
 ) -> None:
     """A picture, or a graph; behind a graph a signal (L,), scaled to the graph's range."""
     if picture.ndim > 1:
-        limits = {} if scale is None else {
-            "vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}  # fmt: skip
+        limits = (
+            {} if scale is None else {"vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}
+        )
         axes.imshow(picture, aspect="auto", interpolation="nearest", **limits)
         axes.set_xticks([])
         axes.set_yticks([])

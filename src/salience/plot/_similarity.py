@@ -83,10 +83,14 @@ def similarity(
         alone if order == "independent" else f"randomised, {order}: from the left to this stage"
     )
     legend = figure.legend(
-        handles=_ordered(lines, values, study), loc="outside right upper", fontsize=8,
-        frameon=False, title=f"bands: {100 * level:g}% intervals", title_fontsize=7,
+        handles=_ordered(lines, values, study),
+        loc="outside right upper",
+        fontsize=8,
+        frameon=False,
+        title=f"bands: {100 * level:g}% intervals",
+        title_fontsize=7,
         alignment="left",
-    )  # fmt: skip
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
@@ -161,29 +165,66 @@ def _set_limits(axes: Axes, count: int, floor: float) -> None:
         axes.spines[side].set_visible(False)
     middles = (THRESHOLDS[0] / 2, sum(THRESHOLDS) / 2, (1 + THRESHOLDS[1]) / 2)
     for height, word in zip(middles, ("sensitive", "partial", "insensitive"), strict=True):
-        axes.annotate(word, (1, height), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
-                      textcoords="offset points", fontsize=7, color="0.4", va="center")  # fmt: skip
+        axes.annotate(
+            word,
+            (1, height),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="0.4",
+            va="center",
+        )
     first = count // 2 + 1  # the place of the first stage of the second half; 0 is the trained net
     over = axes.get_xaxis_transform()
-    axes.annotate("", (first - 0.25, 1.025), (count + 0.25, 1.025), xycoords=over,
-                  arrowprops={"arrowstyle": "|-|, widthA=0.25, widthB=0.25", "color": "0.4",
-                              "shrinkA": 0, "shrinkB": 0, "linewidth": 0.8})  # fmt: skip
-    axes.annotate("retention: mean over these stages", (count + 0.25, 1.025), xycoords=over,
-                  xytext=(0, 5), textcoords="offset points", fontsize=7, color="0.4",
-                  ha="right")  # fmt: skip
+    axes.annotate(
+        "",
+        (first - 0.25, 1.025),
+        (count + 0.25, 1.025),
+        xycoords=over,
+        arrowprops={
+            "arrowstyle": "|-|, widthA=0.25, widthB=0.25",
+            "color": "0.4",
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "linewidth": 0.8,
+        },
+    )
+    axes.annotate(
+        "retention: mean over these stages",
+        (count + 0.25, 1.025),
+        xycoords=over,
+        xytext=(0, 5),
+        textcoords="offset points",
+        fontsize=7,
+        color="0.4",
+        ha="right",
+    )
 
 
 def _label_stages(axes: Axes, names: list[str]) -> None:
     step = -(-len(names) // _MOST_LABELS)
     shown = [i for i in range(1, len(names)) if (len(names) - 1 - i) % step == 0]
     places = [0, *(i for i in shown if i >= step)]  # both ends have their names
-    axes.set_xticks(places, [names[i] for i in places], rotation=50, ha="right", fontsize=7,
-                    rotation_mode="anchor", parse_math=False)  # fmt: skip
+    axes.set_xticks(
+        places,
+        [names[i] for i in places],
+        rotation=50,
+        ha="right",
+        fontsize=7,
+        rotation_mode="anchor",
+        parse_math=False,
+    )
     axes.set_xticks(range(len(names)), minor=True)
 
 
 def _named(score: str) -> str:
-    words = {"spearman_abs": "|Spearman correlation|", "spearman": "Spearman correlation",
-             "spearman_of_abs": "Spearman correlation of |maps|", "ssim": "SSIM",
-             "pearson": "Pearson correlation", "hog": "Correlation of HOG"}  # fmt: skip
+    words = {
+        "spearman_abs": "|Spearman correlation|",
+        "spearman": "Spearman correlation",
+        "spearman_of_abs": "Spearman correlation of |maps|",
+        "ssim": "SSIM",
+        "pearson": "Pearson correlation",
+        "hog": "Correlation of HOG",
+    }
     return words.get(score, score)

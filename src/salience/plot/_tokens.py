@@ -84,8 +84,11 @@ def _check(
         raise expected("ids (B, T) and the relevance of at least one method", got, cure)
     for name, values in strips.items():
         if values.shape != ids.shape:
-            raise expected(f"relevance (B, T) = {ids.shape}", f"{name} of {values.shape}",
-                           "Sum maps (B, T, D) over D: maps.sum(-1).")  # fmt: skip
+            raise expected(
+                f"relevance (B, T) = {ids.shape}",
+                f"{name} of {values.shape}",
+                "Sum maps (B, T, D) over D: maps.sum(-1).",
+            )
     if titles is not None and len(titles) != len(ids):
         raise expected(f"{len(ids)} titles, one for each sample", f"{len(titles)}", "")
     if not 0 < clip <= 100:

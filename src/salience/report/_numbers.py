@@ -23,15 +23,21 @@ SCORES = {
     "ssim": "SSIM", "hog": "HOG", "pearson": "Pearson", "complexity_rise": "rise of complexity",
 }  # fmt: skip
 
+_FIRST = """
+command_line command options model model_fingerprint weights_file_sha256 data_fingerprint
+data_shape dtype device machine time seed repeats order target score stages weights batch_norm
+method_parameters salience torch numpy python
+""".split()  # of what a dataset says about its origin
+
 
 def ordered_scores(study: Study, score: str) -> list[str]:
     """The scores of a study, the one that verdicts are about first."""
     return sorted(study.scores, key=lambda name: name != score)
 
 
-def similarity(study: Study, scores: Sequence[str]) -> dict[str, dict[str, Any]]:
+def similarity(study: Study, scores: Sequence[str]) -> dict[str, dict[str, object]]:
     """score -> mean, low, high, each (method, stage); NaN is None."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for score in scores:
         values = study.values(score)
         means = [[_mean(stage) for stage in method] for method in values]
@@ -45,12 +51,12 @@ def similarity(study: Study, scores: Sequence[str]) -> dict[str, dict[str, Any]]
     return found
 
 
-def first_repeat(study: Study, score: str) -> list[Any]:
+def first_repeat(study: Study, score: str) -> list[object]:
     """The score of each map that is shown, (method, stage, sample): the first repeat's."""
     return plain(study.values(score)[:, :, 0, : len(study.map_names)].tolist())
 
 
-def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, Any]]:
+def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, object]]:
     """One row per method, then one per control."""
     rows, others = [], study.other_inputs
     errors = extras.errors or {}
@@ -82,16 +88,10 @@ def attribution_rows(dataset: xarray.Dataset) -> dict[str, Any]:
     }
 
 
-def provenance_rows(attributes: Mapping[Any, Any]) -> list[tuple[str, str]]:
+def provenance_rows(attributes: Mapping[object, object]) -> list[tuple[str, str]]:
     """Everything that the dataset says about its origin, what identifies it first."""
-    first: Sequence[str] = (
-        "command_line", "command", "options", "model", "model_fingerprint",
-        "weights_file_sha256", "data_fingerprint", "data_shape", "dtype", "device", "machine",
-        "time", "seed", "repeats", "order", "target", "score", "stages", "weights", "batch_norm",
-        "method_parameters", "salience", "torch", "numpy", "python",
-    )  # fmt: skip
-    names = [name for name in first if name in attributes]
-    names += [str(name) for name in attributes if name not in first]
+    names = [name for name in _FIRST if name in attributes]
+    names += [str(name) for name in attributes if name not in _FIRST]
     return [(name, str(attributes[name])) for name in names]
 
 
@@ -99,7 +99,7 @@ def _mean(values: Array) -> float:
     return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """What JSON can hold: NaN and infinities are None."""
     if isinstance(value, Mapping):
         return {str(key): plain(held) for key, held in value.items()}

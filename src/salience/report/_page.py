@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from salience._files.writing import whole
 from salience._study.study import Study, study_of
@@ -126,7 +126,7 @@ def _numbers(
     judged: Verdicts | None,
     extras: Extras,
     plan: pixels.Plan | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything that the page shows as a number, as the script reads it."""
     coverage, shares = extras.coverage, extras.attribution
     return {
@@ -139,7 +139,7 @@ def _numbers(
     }
 
 
-def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, Any]:
+def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, object]:
     scores = numbers.ordered_scores(study, judged.score)
     return {
         "measure": "rise" if study.rises else "retention",
@@ -154,7 +154,7 @@ def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, Any]:
     }
 
 
-def _maps(study: Study, plan: pixels.Plan) -> dict[str, Any]:
+def _maps(study: Study, plan: pixels.Plan) -> dict[str, object]:
     stages, names = study.map_stages, study.map_names
     return {
         "methods": study.map_methods,
@@ -242,7 +242,7 @@ def _asset(name: str) -> str:
     return files("salience.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _json(value: Any) -> Markup:
+def _json(value: object) -> Markup:
     """JSON that no string in it can leave: it stands in a script element."""
     from markupsafe import Markup
 

@@ -29,7 +29,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True  # Ctrl-C waits for nobody
     request_queue_size = 64  # a browser asks for many maps at once
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: object) -> None:
         """A client that went away is no news; anything else is a bug, and printed."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
@@ -94,7 +94,7 @@ def _handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Nothing: the terminal is the user's."""
 
     return Handler

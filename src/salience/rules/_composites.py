@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -61,11 +61,11 @@ INPUT_RULES = {
 }
 _KNOWN = {**RULES, **INPUT_RULES}
 
-Choice = Callable[[Layer], str | tuple[str, Mapping[str, Any]]]  # see `rules_of`
+Choice = Callable[[Layer], str | tuple[str, Mapping[str, object]]]  # see `rules_of`
 
 
 def rules_of(
-    preset: str, rules: Choice | None, eps: float, gamma: float, low: Any, high: Any
+    preset: str, rules: Choice | None, eps: float, gamma: float, low: object, high: object
 ) -> tuple[Rule, Rule]:
     """The composite's rule for linear maps, and that for the input layer.
 
@@ -92,7 +92,7 @@ def rules_of(
 def by_layer(
     map: LinearMap,
     m: Tensor,
-    choose: Callable[[Layer], tuple[str, Mapping[str, Any]]],
+    choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
     common: Mapping[str, float],
 ) -> Tensor:
     """The rule that the composite has for this layer."""
@@ -110,10 +110,10 @@ def by_layer(
 def at_input(
     map: LinearMap,
     m: Tensor,
-    low: Any = None,
-    high: Any = None,
+    low: object = None,
+    high: object = None,
     *,
-    choose: Callable[[Layer], tuple[str, Mapping[str, Any]]],
+    choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
 ) -> Tensor | None:
     """Relevance by the input layer's rule, or None where that is a rule like any other."""
     name, own = choose(map.layer)
@@ -131,7 +131,7 @@ def _by_place(row: Preset, layer: Layer) -> str:
     return row.input if layer.first else by_kind
 
 
-def _chosen(layer: Layer, rules: Choice) -> tuple[str, Mapping[str, Any]]:
+def _chosen(layer: Layer, rules: Choice) -> tuple[str, Mapping[str, object]]:
     """The name of a layer's rule, and parameters of its own."""
     choice = rules(layer)
     name, own = choice if isinstance(choice, tuple) else (choice, {})

@@ -56,7 +56,7 @@ class Method:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     plain: frozenset[str] | None = None
     input_rule: Rule | None = None
-    bounds: tuple[Any, Any] | None = None
+    bounds: tuple[object, object] | None = None
     relevance: bool = False
     start: float | None = 1.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def named(method: Method, name: str) -> Method:
     return method if method.name == name else replace(method, name=name)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 

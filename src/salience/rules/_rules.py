@@ -7,8 +7,6 @@ relevance itself, since they give relevance to inputs that are 0.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -155,7 +153,7 @@ def w_squared(map: LinearMap, m: Tensor) -> Tensor:
     return transpose(_divide_(map.z, total).mul_(m))
 
 
-def z_bounded(map: LinearMap, m: Tensor, low: Any, high: Any) -> Tensor:
+def z_bounded(map: LinearMap, m: Tensor, low: object, high: object) -> Tensor:
     """R_i = sum_j (a_i w_ij - low w+_ij - high w-_ij) / (their sum over i) R_j (Montavon 2017).
 
     Written as (a_i - low) w+_ij + (a_i - high) w-_ij: terms of one sign, which do not cancel.

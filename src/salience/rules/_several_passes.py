@@ -6,8 +6,8 @@ whose memory is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from salience.rules._method import Attribution, Method
 class Pass(Protocol):
     """What these methods need of a tape."""
 
-    x: Any
+    x: object
     leaves: tuple[Leaf, ...]
     output: Tensor
     again: Callable[..., Pass]
@@ -56,7 +56,7 @@ def _summed(tape: Pass, method: Method, target: Scalar, copies: Sequence[Tensor]
     return [m.unflatten(0, (n, batch)).sum(0) for m, n in zip(maps, counts, strict=True)]
 
 
-def _added(totals: list[Tensor], parts: Any) -> list[Tensor]:
+def _added(totals: list[Tensor], parts: Iterable[tuple[slice, Sequence[Tensor]]]) -> list[Tensor]:
     for _, maps in parts:
         for total, map in zip(totals, maps, strict=True):
             total += map
@@ -98,7 +98,7 @@ def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def integrated_gradients(
-    tape: Pass, target: Scalar, seed: int, baseline: Any, tol: float, max_steps: int
+    tape: Pass, target: Scalar, seed: int, baseline: object, tol: float, max_steps: int
 ) -> Attribution:
     """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
 

@@ -72,7 +72,7 @@ def smoothgrad(base: str | Method = "gradient", n: int = 50, noise: float = 0.15
     )  # fmt: skip
 
 
-def integrated_gradients(baseline: Any = 0.0, tol: float = 0.01, max_steps: int = 256) -> Method:
+def integrated_gradients(baseline: object = 0.0, tol: float = 0.01, max_steps: int = 256) -> Method:
     """(x - x0) times the mean gradient on the way from x0 to x (Sundararajan 2017).
 
     baseline   x0: a number, values for one sample or for each of (N, ...); for several inputs a
@@ -108,7 +108,7 @@ def deconvnet() -> Method:
     )  # fmt: skip
 
 
-def deep_taylor(low: Any = None, high: Any = None) -> Method:
+def deep_taylor(low: object = None, high: object = None) -> Method:
     """The z+ rule; at the input w^2, or z^B for one between low and high (Montavon 2017).
 
     low, high  bounds of the input: numbers, values for one sample or for each of (N, ...)
@@ -166,8 +166,8 @@ def lrp_composite(
     rules: composites.Choice | None = None,
     eps: float = 1e-6,
     gamma: float = 0.25,
-    low: Any = None,
-    high: Any = None,
+    low: object = None,
+    high: object = None,
 ) -> Method:
     """A rule for convolutions, one for dense layers, one for the input (Kohlbrenner 2020).
 

@@ -16,6 +16,8 @@ import torch
 from salience._errors import SalienceError, expected
 from salience.models._bounded import PIECES
 
+Json = Mapping[str, Any]  # of a file; what it lacks is an error when it is read
+
 _ELEMENTWISE = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or
 bitwise_xor ceil celu clamp clamp_max clamp_min clip copysign cos cosh deg2rad digamma div divide
@@ -78,10 +80,13 @@ _FUNCTIONAL = frozenset([*_ELEMENTWISE, *_OTHERS, *_UNDERSCORED])
 # relu_ and the like, which exports hold as the network has them: as many values as they read
 _IN_PLACE = frozenset(
     f"{name}_"
-    for name in [*_ELEMENTWISE, *"copy index_put index_add index_fill masked_scatter scatter"
-                 " scatter_add zero dropout feature_dropout alpha_dropout feature_alpha_dropout"
-                 " squeeze unsqueeze transpose t detach rrelu tril triu".split()]
-)  # fmt: skip
+    for name in [
+        *_ELEMENTWISE,
+        *"copy index_put index_add index_fill masked_scatter scatter"
+        " scatter_add zero dropout feature_dropout alpha_dropout feature_alpha_dropout"
+        " squeeze unsqueeze transpose t detach rrelu tril triu".split(),
+    ]
+)
 
 _NUMBER = ("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool")
 _KINDS = {  # the schema's type -> what a file may give for it
@@ -131,7 +136,7 @@ def operator_of(name: str, overload: str) -> torch._ops.OpOverload | None:
     return found if plain and tensors and not writes else None
 
 
-def zeros(*args: Any, **kwargs: Any) -> torch.Tensor:
+def zeros(*args: object, **kwargs: object) -> torch.Tensor:
     """aten.empty without what memory happens to hold; decomposed programs fill it by pieces."""
     return torch.ops.aten.empty.memory_format(*args, **kwargs).zero_()
 
@@ -150,10 +155,10 @@ def picked(
     return x.reshape(-1)[places.to(x.device)]
 
 
-def _with_norms(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_norms(function: Callable[..., object]) -> Callable[..., object]:
     """A weight by its norms, which torch reads without asking how many there are."""
 
-    def call(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> Any:
+    def call(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> object:
         if not -v.ndim <= dim < v.ndim or g.numel() != v.shape[dim]:
             raise expected("a norm for each row of a weight", f"{list(g.shape)}", "Export anew.")
         return function(v, g, dim)
@@ -163,7 +168,7 @@ def _with_norms(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # Operators that a file may name and that run as something safer: a view that an export allowed for
 # fails in torch where values are laid out otherwise than it had guessed, as BatchNorm's are.
-SAFE_FORMS: dict[Any, Callable[..., Any]] = {
+SAFE_FORMS: dict[torch._ops.OpOverload, Callable[..., object]] = {
     torch.ops.aten.empty.memory_format: zeros,
     torch.ops.aten.as_strided.default: picked,
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
@@ -174,13 +179,13 @@ SAFE_FORMS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def in_pieces(function: Any, named: int) -> Callable[..., Any]:
+def in_pieces(function: Callable[..., object], named: int) -> Callable[..., object]:
     """An operator that refuses to cut a tensor into more pieces than the file names."""
     count = PIECES.get(function)
     if count is None:
         return function
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         if (made := count(*args, **kwargs)) > named:
             raise expected(
                 f"{named} results, as the file names them", f"{function} of {made}", "Export anew."
@@ -190,7 +195,7 @@ def in_pieces(function: Any, named: int) -> Callable[..., Any]:
     return call
 
 
-def _kind(item: Any) -> str:
+def _kind(item: torch.Argument) -> str:
     """An argument's type, which may be left out or not."""
     kind = str(item.real_type)
     return kind[len("Optional[") : -1] if kind.startswith("Optional[") else kind
@@ -198,8 +203,8 @@ def _kind(item: Any) -> str:
 
 def check_arguments(
     function: torch._ops.OpOverload,
-    positional: list[dict[str, Any]],
-    keywords: Mapping[str, dict[str, Any]],
+    positional: list[Json],
+    keywords: Mapping[str, Json],
 ) -> None:
     """Raise unless every argument of a call is of the kind that the operator's schema tells."""
     schema = function._schema

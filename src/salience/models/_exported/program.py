@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from salience._errors import SalienceError, expected
-from salience.models._exported.admitted import SAFE_FORMS, check_arguments, in_pieces, operator_of
+from salience.models._exported.admitted import (
+    SAFE_FORMS,
+    Json,
+    check_arguments,
+    in_pieces,
+    operator_of,
+)
 
 DTYPES = dict(
     enumerate(
@@ -46,10 +52,10 @@ _TRAINING = ("training", "train")
 class Call(NamedTuple):
     """One call of the graph, as the file has it."""
 
-    function: Callable[..., Any]
-    positional: list[dict[str, Any]]
-    keywords: dict[str, dict[str, Any]]
-    outputs: list[dict[str, Any]]
+    function: Callable[..., object]
+    positional: list[Json]
+    keywords: dict[str, Json]
+    outputs: list[Json]
     done: list[str]  # values that no later call reads
 
 
@@ -64,9 +70,14 @@ class Program(nn.Module):
     """
 
     def __init__(
-        self, graph: Mapping[str, Any], x_names: Sequence[str], state: Mapping[str, str],
-        tensors: Mapping[str, Tensor], outputs: list[str], keys: list[str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        graph: Json,
+        x_names: Sequence[str],
+        state: Mapping[str, str],
+        tensors: Mapping[str, Tensor],
+        outputs: list[str],
+        keys: list[str] | None = None,
+    ) -> None:
         super().__init__()
         self._x_names, self._state = list(x_names), dict(state)
         self._outputs, self._keys = outputs, keys
@@ -74,9 +85,9 @@ class Program(nn.Module):
         for name, tensor in tensors.items():
             register(self, name, tensor)
 
-    def forward(self, *x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> object:
         device = x[0].device
-        values: dict[str, Any] = {
+        values: dict[str, object] = {
             name: operator.attrgetter(path)(self) for name, path in self._state.items()
         }
         values |= zip(self._x_names, x, strict=True)
@@ -105,7 +116,7 @@ def register(module: nn.Module, name: str, tensor: Tensor) -> None:
         module.register_buffer(last, tensor)
 
 
-def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
+def calls_of(graph: Json, outputs: list[str]) -> list[Call]:
     """The calls of a graph, in order.
 
     Calls that return nothing and write nothing are left out: they hold the dtypes and devices of
@@ -117,10 +128,11 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
     unknown = Counter(n["target"] for n in graph["nodes"] if _function(n["target"]) is None)
     if unknown:
         raise expected(
-            "operators of torch (torch.ops.aten)", ", ".join(f"{str(n)[:80]}" for n in unknown),
+            "operators of torch (torch.ops.aten)",
+            ", ".join(f"{str(n)[:80]}" for n in unknown),
             "Export the network without them: no custom operators, no grad-mode or autocast blocks "
             "in its forward, strict=False.",
-        )  # fmt: skip
+        )
     calls: list[Call] = []
     alive = set(outputs)
     for node in reversed(graph["nodes"]):
@@ -143,12 +155,12 @@ def calls_of(graph: Mapping[str, Any], outputs: list[str]) -> list[Call]:
     return calls[::-1]
 
 
-def _named(outputs: list[dict[str, Any]]) -> int:
+def _named(outputs: list[Json]) -> int:
     """How many tensors the lists that a call returns have names for."""
     return sum(len(output.get("as_tensors", ())) for output in outputs)
 
 
-def _function(target: Any) -> Callable[..., Any] | None:
+def _function(target: str) -> Callable[..., object] | None:
     """The operator that a file names, if it is one that computes and nothing else."""
     if target in _ON_NUMBERS:
         return _ON_NUMBERS[target]
@@ -156,9 +168,7 @@ def _function(target: Any) -> Callable[..., Any] | None:
     return operator_of(match[1], match[2]) if match else None
 
 
-def _bound(
-    target: str, given: list[tuple[int, str, Any]]
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+def _bound(target: str, given: list[tuple[int, str, Json]]) -> tuple[list[Json], dict[str, Json]]:
     """Arguments by position and by keyword."""
     if not target.startswith("torch.ops"):
         return [argument for _, _, argument in given], {}
@@ -166,11 +176,11 @@ def _bound(
     return positional, {name: argument for kind, name, argument in given if kind != 1}
 
 
-def _writes(function: Callable[..., Any]) -> bool:
+def _writes(function: Callable[..., object]) -> bool:
     return isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable
 
 
-def _of_one(node: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
+def _of_one(node: Json, graph: Json) -> bool:
     """Whether a normalisation by statistics of the batch sees a batch of one: InstanceNorm is
     decomposed to one over (1, B C, ...), and weights (1, C, ...) are standardised by one."""
     held = {item["name"]: item["arg"] for item in node["inputs"]}
@@ -188,19 +198,24 @@ def _instance_norm(
 
 
 def _standardized(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: None, variance: None,
-    training: bool, *rest: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: None,
+    variance: None,
+    training: bool,
+    *rest: float,
+) -> Tensor:
     return _instance_norm(x, weight, bias, training, *rest[:2])[0]
 
 
-_ALONE: dict[str, Callable[..., Any]] = {
+_ALONE: dict[str, Callable[..., object]] = {
     "torch.ops.aten._native_batch_norm_legit.no_stats": _instance_norm,
     "torch.ops.aten.batch_norm.default": _standardized,
 }
 
 
-def _refuse_training(node: Mapping[str, Any]) -> None:
+def _refuse_training(node: Json) -> None:
     held = {item["name"]: item["arg"] for item in node["inputs"]}
     updates = "as_none" not in held.get("running_mean", {"as_none": True})  # of its statistics
     for name, argument in held.items():
@@ -215,10 +230,10 @@ def _refuse_training(node: Mapping[str, Any]) -> None:
                 f"{node['target'].removeprefix('torch.ops.')} in training mode",
                 "Export it again after model.eval(): dropout and batch statistics have no fixed "
                 "map.",
-            )  # fmt: skip
+            )
 
 
-def names_of(argument: Any) -> set[str]:
+def names_of(argument: object) -> set[str]:
     """The values that an argument names."""
     if isinstance(argument, list):
         return {name for item in argument for name in names_of(item)}
@@ -228,7 +243,7 @@ def names_of(argument: Any) -> set[str]:
     return own.union(*(names_of(item) for item in argument.values()))
 
 
-def read(argument: dict[str, Any], values: Mapping[str, Any], device: torch.device) -> Any:
+def read(argument: Json, values: Mapping[str, object], device: torch.device) -> object:
     """An argument of a call, its tensors looked up."""
     ((kind, held),) = argument.items()
     match kind:
@@ -259,13 +274,13 @@ def read(argument: dict[str, Any], values: Mapping[str, Any], device: torch.devi
     raise unsupported(kind.removeprefix("as_"))
 
 
-def _tensor(value: Any) -> Any:
+def _tensor(value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise unsupported("a number in a tensor's place")
     return value
 
 
-def _number(held: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+def _number(held: Json, values: Mapping[str, object]) -> object:
     ((form, number),) = held.items()
     value = values[number] if form == "as_name" else number
     if not isinstance(value, int | float | torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -273,7 +288,7 @@ def _number(held: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
     return value
 
 
-def _assign(outputs: list[dict[str, Any]], result: Any, values: dict[str, Any]) -> None:
+def _assign(outputs: list[Json], result: Any, values: dict[str, object]) -> None:
     if len(outputs) == 1:
         result = (result,)
     for output, value in zip(outputs, result, strict=False):
@@ -288,6 +303,7 @@ def _assign(outputs: list[dict[str, Any]], result: Any, values: dict[str, Any]) 
 
 def unsupported(what: str) -> SalienceError:
     return expected(
-        "a graph of tensors and numbers", f"one with {what}",
+        "a graph of tensors and numbers",
+        f"one with {what}",
         "Give 'file.py:factory' as MODEL and a file of its state dict as --weights.",
-    )  # fmt: skip
+    )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES, unpacked
 from salience.models._described import FileModel
+from salience.models._exported.admitted import Json
 from salience.models._exported.program import DTYPES, Program, calls_of, unsupported
 
 _SCHEMA = 8  # torch 2.8 and later
@@ -58,7 +57,7 @@ class _Archive:
     def read(self, name: str) -> bytes:
         return self._archive.read(self.root + name)
 
-    def describe(self, name: str) -> Any:
+    def describe(self, name: str) -> Json:
         if self._archive.getinfo(self.root + name).file_size > _MOST:
             raise ValueError(f"{name} is too large")
         return json.loads(self.read(name))
@@ -72,10 +71,11 @@ class _Archive:
         for name, item in config.items():
             if item["use_pickle"]:
                 raise expected(
-                    "a file of tensors and operators", f"a pickled object for {name}, which can "
+                    "a file of tensors and operators",
+                    f"a pickled object for {name}, which can "
                     "run any code when it is read and is refused",
                     "Export the network without objects other than tensors.",
-                )  # fmt: skip
+                )
             path = f"data/{kind}/{item['path_name']}"
             if path not in flat:
                 flat[path] = _flat(self.read(path), item["tensor_meta"])
@@ -94,14 +94,14 @@ def _why_no_model(names: list[str]) -> str:
     return "it holds no exported program"
 
 
-def _flat(data: bytes, meta: Mapping[str, Any]) -> Tensor:
+def _flat(data: bytes, meta: Json) -> Tensor:
     dtype = DTYPES[meta["dtype"]]
     if dtype is None or len(data) % dtype.itemsize:
         raise ValueError("a tensor of another type than it tells")
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def _strided(flat: Tensor, meta: Mapping[str, Any]) -> Tensor:
+def _strided(flat: Tensor, meta: Json) -> Tensor:
     sizes, strides = ([int(i["as_int"]) for i in meta[key]] for key in ("sizes", "strides"))
     if math.prod(sizes) > flat.numel() or min(sizes, default=0) < 0:
         raise ValueError("a tensor is larger than its record")
@@ -130,7 +130,7 @@ def _network(archive: _Archive, max_bytes: int) -> nn.Module:
     return FileModel(network.eval(), shapes, max_bytes=max_bytes)
 
 
-def _inputs(specs: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
+def _inputs(specs: list[Json]) -> tuple[list[str], dict[str, str]]:
     """The graph's names of the inputs; the graph's names of parameters and buffers."""
     x_names: list[str] = []
     state: dict[str, str] = {}
@@ -150,7 +150,7 @@ def _inputs(specs: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
     return x_names, state
 
 
-def _outputs(specs: list[dict[str, Any]]) -> list[str]:
+def _outputs(specs: list[Json]) -> list[str]:
     """The graph's names of what the network returns, writes into buffers left out."""
     found = [spec["user_output"]["arg"] for spec in specs if "user_output" in spec]
     names = [arg["as_tensor"]["name"] for arg in found if "as_tensor" in arg]
@@ -159,7 +159,7 @@ def _outputs(specs: list[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _keys(calls: list[dict[str, Any]], count: int) -> list[str] | None:
+def _keys(calls: list[Json], count: int) -> list[str] | None:
     """The names of the outputs, if the network returns a plain dict of tensors."""
     top = next((call["signature"] for call in calls if call["fqn"] == ""), None)
     spec = json.loads(top["out_spec"])[1] if top else {}
@@ -169,6 +169,6 @@ def _keys(calls: list[dict[str, Any]], count: int) -> list[str] | None:
     return [str(key) for key in keys] if len(keys) == count else None
 
 
-def _shape(meta: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _shape(meta: Json) -> tuple[int | None, ...]:
     """An input's shape; None where any size will do."""
     return tuple(size.get("as_int") for size in meta["sizes"])

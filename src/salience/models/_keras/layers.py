@@ -8,6 +8,7 @@ alone) runs them as torch does: the outputs are the same, the operations are tho
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -15,15 +16,20 @@ from torch.nn import functional as F
 
 from salience.models._onnx.windows import WINDOWS
 
+Layer = Any  # of Keras, which has no types; a model is one, too
 
-def use_torch_operations(keras: Any, model: Any) -> None:
+
+def use_torch_operations(keras: ModuleType, model: Layer) -> None:
     """Let the Dense, convolution and BatchNormalization layers of a model run whole operations."""
     layers = keras.layers
     convolutions = (
-        layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D,
+        layers.Conv1D,
+        layers.Conv2D,
+        layers.Conv3D,
+        layers.DepthwiseConv1D,
         layers.DepthwiseConv2D,
-    )  # fmt: skip
-    whole: dict[int, Any] = {}  # BatchNormalization layers that their convolution runs
+    )
+    whole: dict[int, Layer] = {}  # BatchNormalization layers that their convolution runs
     for part in model._flatten_layers():
         if hasattr(part, "outputs") and hasattr(part, "_layers"):
             whole |= _followed(keras, part, convolutions)
@@ -37,9 +43,9 @@ def use_torch_operations(keras: Any, model: Any) -> None:
             layer.call = _same if run_before else _batch_normalization(layer)
 
 
-def _followed(keras: Any, part: Any, convolutions: tuple[type, ...]) -> dict[int, Any]:
+def _followed(keras: ModuleType, part: Layer, convolutions: tuple[type, ...]) -> dict[int, Layer]:
     """Convolution (its id) -> the BatchNormalization that alone reads it."""
-    found: dict[int, Any] = {}
+    found: dict[int, Layer] = {}
     outputs = [id(output) for output in part.outputs or []]
     for layer in part.layers:
         readers = getattr(layer, "_outbound_nodes", [])
@@ -56,12 +62,12 @@ def _followed(keras: Any, part: Any, convolutions: tuple[type, ...]) -> dict[int
     return found
 
 
-def _same(x: Tensor, *rest: Any, **more: Any) -> Tensor:
+def _same(x: Tensor, *rest: object, **more: object) -> Tensor:
     return x
 
 
-def _dense(layer: Any) -> Callable[..., Tensor]:
-    def call(x: Tensor, *rest: Any, **more: Any) -> Tensor:
+def _dense(layer: Layer) -> Callable[..., Tensor]:
+    def call(x: Tensor, *rest: object, **more: object) -> Tensor:
         bias = None if layer.bias is None else layer.bias.value
         y = F.linear(x, layer.kernel.value.T, bias)
         return y if layer.activation is None else layer.activation(y)
@@ -69,11 +75,11 @@ def _dense(layer: Any) -> Callable[..., Tensor]:
     return call
 
 
-def _convolution(layer: Any, norm: Any) -> Callable[..., Tensor]:
+def _convolution(layer: Layer, norm: Layer | None) -> Callable[..., Tensor]:
     depthwise = hasattr(layer, "depth_multiplier")
     last = layer.data_format == "channels_last"
 
-    def call(x: Tensor, *rest: Any, **more: Any) -> Tensor:
+    def call(x: Tensor, *rest: object, **more: object) -> Tensor:
         kernel = layer.kernel.value  # (k, ..., in, out)
         if depthwise:  # (k, ..., in, multiplier)
             kernel = kernel.flatten(-2).unsqueeze(-2)
@@ -81,10 +87,11 @@ def _convolution(layer: Any, norm: Any) -> Callable[..., Tensor]:
         weight = kernel.permute(-1, -2, *spatial)
         x = _first(x) if last else x
         settings = {
-            "strides": list(layer.strides), "dilations": list(layer.dilation_rate),
+            "strides": list(layer.strides),
+            "dilations": list(layer.dilation_rate),
             "auto_pad": "SAME_UPPER" if layer.padding == "same" else "VALID",
             "group": x.shape[1] // weight.shape[1],
-        }  # fmt: skip
+        }
         bias = layer.bias.value if layer.use_bias else None
         y = WINDOWS["Conv"]([x, weight, bias], settings, 0)
         y = y if norm is None else _normalized(y, norm)
@@ -94,8 +101,8 @@ def _convolution(layer: Any, norm: Any) -> Callable[..., Tensor]:
     return call
 
 
-def _batch_normalization(layer: Any) -> Callable[..., Tensor]:
-    def call(x: Tensor, *rest: Any, **more: Any) -> Tensor:
+def _batch_normalization(layer: Layer) -> Callable[..., Tensor]:
+    def call(x: Tensor, *rest: object, **more: object) -> Tensor:
         axis = layer.axis % x.ndim
         if axis == 1:
             return _normalized(x, layer)
@@ -104,7 +111,7 @@ def _batch_normalization(layer: Any) -> Callable[..., Tensor]:
     return call
 
 
-def _normalized(x: Tensor, norm: Any) -> Tensor:
+def _normalized(x: Tensor, norm: Layer) -> Tensor:
     """x: (B, C, ...)"""
     scale = norm.gamma.value if norm.scale else None
     shift = norm.beta.value if norm.center else None

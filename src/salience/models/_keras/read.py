@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from salience._files.untrusted import MAX_BYTES, check_size, unpacked
 from salience.models._bounded import Bounded
 from salience.models._described import FileModel
 from salience.models._exported.program import register
-from salience.models._keras.layers import use_torch_operations
+from salience.models._keras.layers import Layer, use_torch_operations
 from salience.models._keras.weights import stored_bytes
 from salience.models._optional import need
 
@@ -47,13 +47,14 @@ _FREE, _TIMES = 2**28, 16
 class KerasNetwork(nn.Module):
     """Runs a Keras model in inference; its variables are parameters and buffers by their paths."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Layer) -> None:
         super().__init__()
         model.trainable = True  # also what was frozen while it was trained has been learned
         learned = {id(variable) for variable in model.trainable_variables}
-        self._call: Callable[..., Any] = partial(model, training=False)  # no layer of this module
+        # wrapped: it is no layer of this module
+        self._call: Callable[..., object] = partial(model, training=False)
         self._form = getattr(model, "_inputs_struct", model.inputs[0])  # how it takes its inputs
-        self._places: dict[str, Any] = {}
+        self._places: dict[str, Layer] = {}
         for number, variable in enumerate(model.variables):
             name = re.sub(r"[^\w.]", "_", variable.path.replace(".", "_").replace("/", "."))
             value = variable.value
@@ -66,7 +67,7 @@ class KerasNetwork(nn.Module):
             self._places[name] = variable
         self._tie()
 
-    def forward(self, *x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> object:
         import keras
 
         with keras.device(str(x[0].device)):
@@ -109,12 +110,13 @@ def _check_backend() -> None:
     loaded = sys.modules.get("keras")
     if loaded is not None and hasattr(loaded, "backend") and loaded.backend.backend() != "torch":
         raise expected(
-            "Keras on its torch backend", f"Keras imported with {loaded.backend.backend()}",
+            "Keras on its torch backend",
+            f"Keras imported with {loaded.backend.backend()}",
             "Set KERAS_BACKEND=torch before keras is imported for the first time.",
-        )  # fmt: skip
+        )
 
 
-def _import_keras(file: Path) -> Any:
+def _import_keras(file: Path) -> ModuleType:
     if "keras" not in sys.modules and importlib.util.find_spec("keras") is not None:
         before = os.environ.get("KERAS_BACKEND")
         os.environ["KERAS_BACKEND"] = "torch"  # read once, at the import
@@ -128,17 +130,22 @@ def _import_keras(file: Path) -> Any:
     return need("keras", file.name, _INSTALL)
 
 
-def _network(keras: Any, model: Any, max_bytes: int) -> nn.Module:
+def _network(keras: ModuleType, model: Layer, max_bytes: int) -> nn.Module:
     if not model.inputs:
-        raise expected("a network of an input", "one without inputs",
-                       "Build the model before it is saved: model.build(input_shape).")  # fmt: skip
+        raise expected(
+            "a network of an input",
+            "one without inputs",
+            "Build the model before it is saved: model.build(input_shape).",
+        )
     use_torch_operations(keras, model)
     layers = model._flatten_layers()
     form = next((layer.data_format for layer in layers if hasattr(layer, "data_format")), None)
     return FileModel(
-        KerasNetwork(model).eval(), {item.name: item.shape for item in model.inputs},
-        channels_last=form != "channels_first", max_bytes=max_bytes,
-    )  # fmt: skip
+        KerasNetwork(model).eval(),
+        {item.name: item.shape for item in model.inputs},
+        channels_last=form != "channels_first",
+        max_bytes=max_bytes,
+    )
 
 
 def _check(file: Path, max_bytes: int) -> int:
@@ -155,8 +162,11 @@ def _check(file: Path, max_bytes: int) -> int:
         names = {item.filename for item in items}
         strange = sorted(names - {"metadata.json", "config.json", _WEIGHTS})
         if strange:
-            raise expected("a .keras file of description and weights", f"{strange[0]!r} in {file}",
-                           "Save a model of layers alone, without lookup tables.")  # fmt: skip
+            raise expected(
+                "a .keras file of description and weights",
+                f"{strange[0]!r} in {file}",
+                "Save a model of layers alone, without lookup tables.",
+            )
         if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
             raise ValueError(f"its description has more than {_LARGEST_CONFIG} bytes")
         config = json.loads(archive.read("config.json"))
@@ -168,7 +178,7 @@ def _check(file: Path, max_bytes: int) -> int:
     return stored_bytes(weights, _LARGEST * file.stat().st_size)
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+def _dicts(value: object) -> Iterator[dict[str, object]]:
     if isinstance(value, dict):
         yield value
     if isinstance(value, dict | list):
@@ -176,16 +186,17 @@ def _dicts(value: Any) -> Iterator[dict[str, Any]]:
             yield from _dicts(item)
 
 
-def _check_class(node: dict[str, Any]) -> None:
+def _check_class(node: dict[str, object]) -> None:
     kind, module = node.get("class_name"), node.get("module")
     registered = node.get("registered_name")
     if kind is None and module is None and registered is None:
         return
     if kind in _RUN_CODE:
         raise expected(
-            "layers without Python code", f"a {kind}",
+            "layers without Python code",
+            f"a {kind}",
             "Code in files is not run: write it as a layer, and give 'file.py:factory' as MODEL.",
-        )  # fmt: skip
+        )
     plain = kind in ("__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__ellipsis__")
     own = isinstance(module, str) and (
         _MODULES.fullmatch(module) or (module, str(kind)) in _APPLICATIONS
@@ -193,7 +204,8 @@ def _check_class(node: dict[str, Any]) -> None:
     custom = isinstance(registered, str) and registered not in (kind, "")
     if custom or not (own or (module is None and plain)):
         raise expected(
-            "layers of Keras itself", f"{module}.{kind} ({registered or 'not registered'})",
+            "layers of Keras itself",
+            f"{module}.{kind} ({registered or 'not registered'})",
             "A file cannot bring its own classes: give 'file.py:factory' as MODEL, a function that "
             "imports them and loads the model.",
-        )  # fmt: skip
+        )

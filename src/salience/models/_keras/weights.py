@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salience._files.hdf5 import attribute_bytes, entries_of, filters_of, longest_text, member
+
+if TYPE_CHECKING:
+    import h5py
 
 _MOST_GROUPS = 10**5
 
@@ -41,7 +44,7 @@ def stored_bytes(data: bytes, most: int) -> int:
     return total
 
 
-def _declared(name: str, item: Any) -> int:
+def _declared(name: str, item: h5py.Dataset) -> int:
     """The bytes that reading an array may take."""
     if item.dtype.kind not in "fiubV" or item.dtype.hasobject or item.dtype.names:
         raise ValueError(f"{name} holds no numbers, but {item.dtype}")

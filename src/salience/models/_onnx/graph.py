@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from salience._errors import expected
 from salience.models._exported.program import register
 from salience.models._onnx.branches import branch_runner, captured
-from salience.models._onnx.operators import OPERATORS, Operator
-from salience.models._onnx.tensors import Read
+from salience.models._onnx.calls import Attributes, Operands, Operator, Read
+from salience.models._onnx.operators import OPERATORS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 DOMAINS = ("", "ai.onnx")
 _NO_WEIGHTS = ("Resize", "Upsample", "Pad", "Clip", "Cast")  # their operands are settings
@@ -26,7 +29,7 @@ class Node(NamedTuple):
     run: Operator
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: dict[str, Any]
+    attributes: Attributes
     done: tuple[str, ...]  # values that no later call reads
 
 
@@ -34,9 +37,13 @@ class OnnxGraph(nn.Module):
     """Runs the calls of an ONNX graph; weights are parameters under their names in the file."""
 
     def __init__(
-        self, graph: Any, x_names: Sequence[str], opset: int, values: Mapping[str, Tensor],
+        self,
+        graph: GraphProto,
+        x_names: Sequence[str],
+        opset: int,
+        values: Mapping[str, Tensor],
         read: Read,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self._x_names, self._opset = list(x_names), opset
         self._outputs = [output.name for output in graph.output]
@@ -47,9 +54,9 @@ class OnnxGraph(nn.Module):
             tensor = nn.Parameter(value) if name in weights else value
             self._places[name] = _add(self, name, number, tensor)
 
-    def forward(self, *x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> object:
         device = x[0].device
-        values: dict[str, Any] = {"": None, **dict(zip(self._x_names, x, strict=True))}
+        values: dict[str, object] = {"": None, **dict(zip(self._x_names, x, strict=True))}
         for name, place in self._places.items():
             path, _, last = place.rpartition(".")
             values[name] = getattr(self.get_submodule(path), last)
@@ -63,9 +70,10 @@ class OnnxGraph(nn.Module):
                 result = node.run(given, attributes, self._opset)
             except NotImplementedError as error:
                 raise expected(
-                    "ONNX operators that torch has", f"{error} ({node.name})",
+                    "ONNX operators that torch has",
+                    f"{error} ({node.name})",
                     "Save the network in another form, for example by torch.export.",
-                ) from None  # fmt: skip
+                ) from None
             results = result if isinstance(result, tuple) else (result,)
             values.update(zip(node.outputs, results, strict=False))
             for name in node.done:
@@ -75,14 +83,14 @@ class OnnxGraph(nn.Module):
         return {name: values[name] for name in self._outputs}
 
 
-def _nodes(graph: Any, alive: set[str], read: Read) -> list[Node]:
+def _nodes(graph: GraphProto, alive: set[str], read: Read) -> list[Node]:
     """The calls in order, constants among them."""
     from onnx import helper
 
     nodes: list[Node] = []
     alive = {*alive, ""}
     for number, node in reversed(list(enumerate(graph.node))):
-        attributes: dict[str, Any] = {}
+        attributes: dict[str, object] = {}
         for item in node.attribute:
             if item.HasField("g"):  # run by the branch runner below
                 continue
@@ -104,24 +112,26 @@ def _nodes(graph: Any, alive: set[str], read: Read) -> list[Node]:
     return nodes[::-1]
 
 
-def _constant(given: Any, attributes: Mapping[str, Any], opset: int) -> Tensor:
+def _constant(given: Operands, attributes: Attributes, opset: int) -> Tensor:
     ((name, value),) = attributes.items()
     if name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         raise NotImplementedError(f"Constant with {name}")
     return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
-def _weights(graph: Any, values: Mapping[str, Tensor]) -> set[str]:
+def _weights(graph: GraphProto, values: Mapping[str, Tensor]) -> set[str]:
     """The initializers that were learned: floating-point, and no settings or statistics."""
     fixed = {
-        name for node in graph.node
+        name
+        for node in graph.node
         for place, name in enumerate(node.input)
         if node.op_type in _NO_WEIGHTS or (node.op_type == "BatchNormalization" and place > 2)
-    }  # fmt: skip
+    }
     return {
-        name for name, value in values.items()
+        name
+        for name, value in values.items()
         if value.is_floating_point() and value.numel() > 1 and name not in fixed
-    }  # fmt: skip
+    }
 
 
 def _add(network: nn.Module, name: str, number: int, tensor: Tensor) -> str:

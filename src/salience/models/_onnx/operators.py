@@ -9,27 +9,23 @@ Source: the ONNX operator specification (Operators.md), checked against its own 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from salience.models._onnx.calls import Attributes, Operands, Operator
 from salience.models._onnx.recurrent import RECURRENT
 from salience.models._onnx.shapes import SHAPES, ints
 from salience.models._onnx.windows import WINDOWS
 
-Operands = Sequence[Any]
-Attributes = Mapping[str, Any]
-Operator = Callable[[Operands, Attributes, int], Any]
 
-
-def _plain(function: Callable[..., Any]) -> Operator:
+def _plain(function: Callable[..., object]) -> Operator:
     return lambda given, attributes, opset: function(*given)
 
 
-def _setting(function: Callable[..., Any], **defaults: float) -> Operator:
+def _setting(function: Callable[..., object], **defaults: float) -> Operator:
     """A function of one operand and of numbers among the attributes."""
     return lambda given, attributes, opset: function(
         given[0], *(attributes.get(name, value) for name, value in defaults.items())

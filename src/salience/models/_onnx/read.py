@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -12,10 +12,14 @@ from salience._errors import SalienceError, expected, reason
 from salience._files.untrusted import MAX_BYTES
 from salience.models._described import FileModel
 from salience.models._onnx.branches import graphs_of, refuse_modes_and_branches
+from salience.models._onnx.calls import Read
 from salience.models._onnx.graph import DOMAINS, OnnxGraph
 from salience.models._onnx.operators import OPERATORS
-from salience.models._onnx.tensors import Read, check_tensors, reader, without_external
+from salience.models._onnx.tensors import check_tensors, reader, without_external
 from salience.models._optional import need
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TypeProto
 
 _INSTALL = "pip install 'salience[onnx]'"
 
@@ -39,22 +43,25 @@ def load_onnx(file: Path, max_bytes: int = MAX_BYTES) -> nn.Module:
         raise expected("a file of ONNX", got, "Save it again.") from None
 
 
-def _network(model: Any, read: Read, max_bytes: int) -> nn.Module:
+def _network(model: ModelProto, read: Read, max_bytes: int) -> nn.Module:
     graph = model.graph
     opset = next((o.version for o in model.opset_import if o.domain in DOMAINS), 0)
     _refuse_unknown(graph, opset)
     values = {item.name: read(item) for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in values]
     if not inputs:
-        raise expected("a network of an input", "one without inputs",
-                       "Export the network with the image as its input.")  # fmt: skip
+        raise expected(
+            "a network of an input",
+            "one without inputs",
+            "Export the network with the image as its input.",
+        )
     shapes = {item.name: _shape(item.type.tensor_type) for item in inputs}
     refuse_modes_and_branches(graph, set(shapes))
     network = OnnxGraph(graph, list(shapes), opset, values, read)
     return FileModel(network.eval(), shapes, max_bytes=max_bytes)
 
 
-def _shape(held: Any) -> list[int | None] | None:
+def _shape(held: TypeProto.Tensor) -> list[int | None] | None:
     """An input's shape; None where any size will do, or None for unknown."""
     if not held.HasField("shape"):
         return None
@@ -62,20 +69,25 @@ def _shape(held: Any) -> list[int | None] | None:
     return [size if size and size > 0 else None for size in sizes]
 
 
-def _refuse_unknown(graph: Any, opset: int) -> None:
+def _refuse_unknown(graph: GraphProto, opset: int) -> None:
     known = OPERATORS.keys() | {"Constant", "If"}
     graphs = graphs_of(graph)
     nodes = [node for each in graphs for node in each.node]
     unknown = Counter(
-        f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes
+        f"{node.domain}.{node.op_type}".lstrip(".")
+        for node in nodes
         if node.op_type not in known or node.domain not in DOMAINS
-    )  # fmt: skip
+    )
     if unknown or any(each.sparse_initializer for each in graphs):
         names = ", ".join(str(name)[:80] for name in unknown) or "sparse weights"
         raise expected(
-            "ONNX operators that torch has", names,
+            "ONNX operators that torch has",
+            names,
             "Save the network in another form, for example by torch.export.",
-        )  # fmt: skip
+        )
     if not opset >= 7:
-        raise expected("ONNX of opset 7 or later", f"opset {opset}",
-                       "Convert it: onnx.version_converter.convert_version.")  # fmt: skip
+        raise expected(
+            "ONNX of opset 7 or later",
+            f"opset {opset}",
+            "Convert it: onnx.version_converter.convert_version.",
+        )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-Operands = Sequence[Any]
-Attributes = Mapping[str, Any]
+from salience.models._onnx.calls import Attributes, Operands
+
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}  # torch's order among ONNX's: iofc, zrh
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 
@@ -61,7 +58,7 @@ def _refuse(kind: str, given: Operands, a: Attributes) -> None:
         "coupled gates": a.get("input_forget", 0) != 0,
         "peepholes": len(given) > 7 and given[7] is not None,
         "sequences of unequal length": unequal,
-    }  # fmt: skip
+    }
     for what, found in rare.items():
         if found:
             raise NotImplementedError(f"{kind} with {what}")

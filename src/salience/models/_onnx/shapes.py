@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from salience._errors import expected
+from salience.models._onnx.calls import Attributes, Operands, Operator
 
-Operands = Sequence[Any]
-Attributes = Mapping[str, Any]
 _DTYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32,
     7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
@@ -204,7 +202,7 @@ def _triangle(given: Operands, a: Attributes, opset: int) -> Tensor:
     return (torch.triu if a.get("upper", 1) else torch.tril)(given[0], diagonal)
 
 
-def _arg_extreme(name: str) -> Any:
+def _arg_extreme(name: str) -> Operator:
     def run(given: Operands, a: Attributes, opset: int) -> Tensor:
         if a.get("select_last_index"):
             raise NotImplementedError(f"{name} with select_last_index")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 from salience._errors import expected
 from salience._files.untrusted import check_size, regular
 from salience.models._onnx.branches import graphs_of
+from salience.models._onnx.calls import Read
 
-Read = Callable[[Any], Tensor]
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
 
 
 def reader(folder: Path) -> Read:
@@ -25,7 +28,7 @@ def reader(folder: Path) -> Read:
     """
     from onnx import TensorProto, numpy_helper
 
-    def read(item: Any) -> Tensor:
+    def read(item: TensorProto) -> Tensor:
         if item.data_location != TensorProto.EXTERNAL:
             return torch.from_numpy(np.array(numpy_helper.to_array(item)))
         return torch.from_numpy(_external(item, folder))
@@ -33,7 +36,7 @@ def reader(folder: Path) -> Read:
     return read
 
 
-def check_tensors(graph: Any, folder: Path, max_bytes: int) -> None:
+def check_tensors(graph: GraphProto, folder: Path, max_bytes: int) -> None:
     """Raise where the tensors of a graph together are more than a limit, or lie elsewhere."""
     from onnx import TensorProto
 
@@ -45,7 +48,7 @@ def check_tensors(graph: Any, folder: Path, max_bytes: int) -> None:
     check_size(total, "weights beside the model", max_bytes)
 
 
-def without_external(onnx: Any, model: Any) -> Any:
+def without_external(onnx: ModuleType, model: ModelProto) -> ModelProto:
     """A copy of a model, for the checker, whose tensors in other files are empty.
 
     What a file itself holds is below the 2 GiB that protobuf can measure; with the others it may
@@ -61,7 +64,7 @@ def without_external(onnx: Any, model: Any) -> Any:
     return copy
 
 
-def tensors_of(graph: Any) -> Iterable[Any]:
+def tensors_of(graph: GraphProto) -> Iterable[TensorProto]:
     """Every tensor of a graph and of those in it: weights, and attributes of nodes."""
     for each in graphs_of(graph):
         yield from each.initializer
@@ -69,7 +72,7 @@ def tensors_of(graph: Any) -> Iterable[Any]:
             yield from (a.t for a in node.attribute if a.HasField("t"))
 
 
-def _declared(item: Any) -> tuple[np.dtype[Any], int]:
+def _declared(item: TensorProto) -> tuple[np.dtype[np.generic], int]:
     """The type of a tensor's numbers, and how many bytes they are."""
     from onnx import helper
 
@@ -79,7 +82,7 @@ def _declared(item: Any) -> tuple[np.dtype[Any], int]:
     return dtype, math.prod(item.dims) * dtype.itemsize
 
 
-def _external(item: Any, folder: Path) -> np.ndarray[Any, Any]:
+def _external(item: TensorProto, folder: Path) -> np.ndarray:
     file = _place(item, folder)
     told = {entry.key: entry.value for entry in item.external_data}
     dtype, size = _declared(item)
@@ -90,15 +93,16 @@ def _external(item: Any, folder: Path) -> np.ndarray[Any, Any]:
     return numbers.reshape(tuple(item.dims))
 
 
-def _place(item: Any, folder: Path) -> Path:
+def _place(item: TensorProto, folder: Path) -> Path:
     """The file beside the model that holds a tensor."""
     told = {entry.key: entry.value for entry in item.external_data}
     location = told.get("location", "")
     file, root = (folder / location).resolve(), folder.resolve()
     if not location or Path(location).is_absolute() or root not in file.parents:
         raise expected(
-            "weights inside the model's folder", f"{item.name} in {location!r}",
+            "weights inside the model's folder",
+            f"{item.name} in {location!r}",
             "Files are untrusted: a model may not read outside of its folder.",
-        )  # fmt: skip
+        )
     regular(file, f"the weights of {item.name}", "Put the model's data files beside it.")
     return file

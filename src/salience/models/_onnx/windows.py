@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Operands = Sequence[Any]
-Attributes = Mapping[str, Any]
+from salience.models._onnx.calls import Attributes, Operands
+
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -142,13 +142,17 @@ def _resize(given: Operands, a: Attributes, opset: int) -> Tensor:
     x = given[0]
     mode = a.get("mode", "nearest")
     scales, sizes = _scales(given, a, opset)
-    if a.get("axes") or any(s != 1 for s in (scales or [1])[:2]) or (
-        sizes and sizes[:2] != list(x.shape[:2])
-    ):  # fmt: skip
+    if (
+        a.get("axes")
+        or any(s != 1 for s in (scales or [1])[:2])
+        or (sizes and sizes[:2] != list(x.shape[:2]))
+    ):
         raise NotImplementedError("Resize of batch or channels, or with axes")
-    size = [int(n) for n in sizes[2:]] if sizes else [
-        int(n * s) for n, s in zip(x.shape[2:], scales[2:], strict=True)
-    ]  # fmt: skip
+    size = (
+        [int(n) for n in sizes[2:]]
+        if sizes
+        else [int(n * s) for n, s in zip(x.shape[2:], scales[2:], strict=True)]
+    )
     exact = bool(sizes) or all(int(n * s) == n * s for n, s in zip(x.shape, scales, strict=True))
     place = a.get("coordinate_transformation_mode", "half_pixel" if opset > 10 else "asymmetric")
     half = place == "half_pixel" or (place == "pytorch_half_pixel" and 1 not in size)
