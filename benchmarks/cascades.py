@@ -52,7 +52,7 @@ def quantus_scores(model: nn.Module, x: Tensor, chosen: Tensor, explain: Explain
         warnings.simplefilter("ignore")
         test = quantus.MPRT(
             similarity_func=quantus.similarity_func.correlation_spearman, layer_order="top_down",
-            abs=False, normalise=False, disable_warnings=True,
+            abs=False, normalize=False, disable_warnings=True,
         )  # fmt: skip
         return test(
             model=model, x_batch=x.cpu().numpy(), y_batch=chosen.cpu().numpy(),
@@ -107,13 +107,13 @@ def stages(model: nn.Module, x: Tensor) -> list[Any]:
 def naive(model: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
     """(stage, sample) Spearman by scipy: copies of the model with the drawn weights, autograd."""
     trained, scores = plain_gradient(model, x, chosen), []
-    tape, randomised = Tape(run_pass(model, x, keep=True)), copy.deepcopy(model)
-    named = dict(randomised.named_parameters())
+    tape, randomized = Tape(run_pass(model, x, keep=True)), copy.deepcopy(model)
+    named = dict(randomized.named_parameters())
     for place, stage in ordered_stages(tape, "top_down"):
         drawn = random_weights(model, tape.recording.trace, stage, (0, 0, place))
         for value, weights in drawn.items():
             named[tape.recording.trace.parameters[value]].data.copy_(weights)
-        maps = plain_gradient(randomised, x, chosen)
+        maps = plain_gradient(randomized, x, chosen)
         scores.append([scipy_spearman(a, b) for a, b in zip(trained, maps, strict=True)])
     return torch.tensor(scores, dtype=torch.float64)
 

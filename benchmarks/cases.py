@@ -159,7 +159,7 @@ def captum_lrp(rule: str, **options: Any) -> Callable[[nn.Module], Any]:
 
 @contextmanager
 def _zennit(
-    make: Callable[[], tuple[list[Any], list[Any]]], start: str, canonise: bool,
+    make: Callable[[], tuple[list[Any], list[Any]]], start: str, canonize: bool,
     model: nn.Module, x: Tensor, classes: Tensor,
 ) -> Iterator[Maps]:  # fmt: skip
     """make() -> (layer map, first layer's map); start: "1", or "value" of the target."""
@@ -172,7 +172,7 @@ def _zennit(
 
     residual = type(model).__name__ == "ResNet"
     layers, first = make()
-    canonizers = [ResNetCanonizer() if residual else VGGCanonizer()] if canonise else []
+    canonizers = [ResNetCanonizer() if residual else VGGCanonizer()] if canonize else []
     composite = SpecialFirstLayerMapComposite(layers, first, canonizers=canonizers)
 
     def seed(output: Tensor) -> Tensor:
@@ -226,9 +226,9 @@ def of_captum(row: str, make: Callable[[nn.Module], Any], **wrong: str) -> Case:
 
 
 def of_zennit(
-    row: str, make: Callable[[], Any], start: str = "value", canonise: bool = True, **wrong: str
+    row: str, make: Callable[[], Any], start: str = "value", canonize: bool = True, **wrong: str
 ) -> Case:
-    return Case("zennit", row, partial(_zennit, make, start, canonise), wrong)
+    return Case("zennit", row, partial(_zennit, make, start, canonize), wrong)
 
 
 PEERS = [

@@ -40,7 +40,7 @@ NETWORKS = {"resnet18": Network("resnet18", 4), "vgg16": Network("vgg16", 1)}
 
 def build(name: str, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32):
     """A network of NETWORKS in eval mode, parameters frozen; the global generator is left alone."""
-    model = _initialised(name, seed)
+    model = _initialized(name, seed)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -53,7 +53,7 @@ def build(name: str, seed: int = 0, device: str = "cpu", dtype: torch.dtype = to
     return model.eval().requires_grad_(False).to(device, dtype)
 
 
-def _initialised(name: str, seed: int) -> nn.Module:
+def _initialized(name: str, seed: int) -> nn.Module:
     """The architecture with weights that keep the scale of activations."""
     constructor = getattr(import_torchvision().models, name)
     with torch.random.fork_rng(devices=[]):

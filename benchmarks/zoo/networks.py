@@ -84,7 +84,7 @@ def build(name: str, seed: int = 0, samples: int = 32) -> tuple[nn.Module, int]:
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    _randomise(model, torch.Generator().manual_seed(seed))
+    _randomize(model, torch.Generator().manual_seed(seed))
     size = SIZES.get(name) or _fixed_size(model) or SIZE
     calibrate(model, inputs(samples, size, seed + 1))
     _without_eps(model)
@@ -113,7 +113,7 @@ def _fixed_size(model: nn.Module) -> int | None:
 
 
 @torch.no_grad()
-def _randomise(model: nn.Module, generator: torch.Generator) -> None:
+def _randomize(model: nn.Module, generator: torch.Generator) -> None:
     """Random values where the initialiser leaves a constant: biases of 0, scales of 0, 1 or 1e-6.
 
     A branch that is scaled with 0 would keep every law.

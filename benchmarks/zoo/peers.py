@@ -36,8 +36,8 @@ CASES: tuple[Case, ...] = (
     of_captum("lrp_epsilon", captum_lrp("EpsilonRule", epsilon=EPS)),
     of_captum("guided_backprop", captum_attribution("GuidedBackprop")),
     of_zennit("lrp_epsilon", zennit_lrp("Epsilon", epsilon=EPS)),
-    of_zennit("lrp_epsilon", zennit_lrp("Epsilon", epsilon=EPS), canonise=False),
-    of_zennit("guided_backprop", zennit_relu("ReLUGuidedBackprop"), "1", canonise=False),
+    of_zennit("lrp_epsilon", zennit_lrp("Epsilon", epsilon=EPS), canonize=False),
+    of_zennit("guided_backprop", zennit_relu("ReLUGuidedBackprop"), "1", canonize=False),
 )
 
 

@@ -56,7 +56,7 @@ def settings(network: nn.Module, x: Tensor, target: int) -> list[Finding]:
     usual = tape.explain("lrp_epsilon", target)
     larger = {eps: tape.explain("lrp_epsilon", target, eps=eps) for eps in LARGER_EPS}
     rho = {f"eps {eps:g}": spearman(usual, maps) for eps, maps in larger.items()}
-    grain = {"grain 0.001": neighbours(usual), "grain 10": neighbours(larger[10.0])}
+    grain = {"grain 0.001": neighbors(usual), "grain 10": neighbors(larger[10.0])}
     usual = tape.explain("lrp_alpha_beta", target)
     near = {
         f"alpha {alpha:g}": spearman(
@@ -88,7 +88,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float(((a - b).flatten(1).abs().amax(1) / scale).max())
 
 
-def neighbours(maps: Tensor) -> float:
+def neighbors(maps: Tensor) -> float:
     """Mean correlation of a pixel with the next one; 0 for white noise."""
     pearson = salience.similarities["pearson"]
     return float(torch.stack([pearson(maps, maps.roll(1, dim)) for dim in (-1, -2)]).nanmean())

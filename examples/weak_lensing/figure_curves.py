@@ -36,10 +36,10 @@ def similarity_figure(results: Results) -> Figure:
             x = len(STAGES) - 1 - data["place"].values
             bounds = np.array([interval(v[None], bounds=(0, 1), resamples=500) for v in values])
             mean = np.nanmean(values, (1, 2))
-            colour, marker, line = STYLES.get(name, (CONTROLS.get(name), None, "--"))
-            axes.plot(x, mean, color=colour, marker=marker, linestyle=line, markersize=4,
+            color, marker, line = STYLES.get(name, (CONTROLS.get(name), None, "--"))
+            axes.plot(x, mean, color=color, marker=marker, linestyle=line, markersize=4,
                       linewidth=1.1, label=control_label(name))  # fmt: skip
-            axes.fill_between(x, *bounds.T, color=colour, alpha=0.13, linewidth=0)
+            axes.fill_between(x, *bounds.T, color=color, alpha=0.13, linewidth=0)
         axes.set_ylim(-0.03, 1.04)
         axes.set_xticks(range(len(STAGES)), STAGES, rotation=40, ha="right")
     figure.supxlabel("randomised down to", fontsize=10)
@@ -62,12 +62,12 @@ def attribution_figure(results: Results) -> Figure:
         chance = data["fine_chance"].isel(method=0).values
         axes.stairs(chance, np.arange(len(chance) + 1) - 0.5, color="0.85", fill=True,
                     label="chance:\nfraction of the pixels")  # fmt: skip
-        for k, (name, (colour, marker, _)) in enumerate(STYLES.items()):
+        for k, (name, (color, marker, _)) in enumerate(STYLES.items()):
             row = data.sel({"method": name})
             mean = row["fine_mean"].values
             error = np.abs([row["fine_low"].values - mean, row["fine_high"].values - mean])
             x = np.arange(len(mean)) + 0.084 * (k - (len(STYLES) - 1) / 2)
-            axes.errorbar(x, mean, error, color=colour, marker=marker, markersize=3.5,
+            axes.errorbar(x, mean, error, color=color, marker=marker, markersize=3.5,
                           linestyle="none", linewidth=0.9, label=label(name))  # fmt: skip
         for edge in range(1, len(chance)):
             axes.axvline(edge - 0.5, color="0.8", linewidth=0.5)

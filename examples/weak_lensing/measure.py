@@ -76,13 +76,13 @@ def measure_cascade(subject: Subject) -> xarray.Dataset:
     tape = Tape(run_pass(network, subject.x[:1], keep=True))
     names = [stage.name for _, stage in ordered_stages(tape, "top_down")]
     stages = randomized_tapes(network, tape, Cascade(seed=RANDOM_WEIGHTS), 0, range(len(names)))
-    tapes = [tape, *(randomised for _, randomised in stages)]
+    tapes = [tape, *(randomized for _, randomized in stages)]
     values = [[t.explain(m, target)[0, 0].numpy() for t in tapes] for m in SINGLE]
     coordinates = {"method": SINGLE, "stage": ["trained", *names]}
     return xarray.Dataset({"maps": (("method", "stage", "y", "x"), np.array(values))}, coordinates)
 
 
-def randomised(
+def randomized(
     subject: Subject, count: int, methods: Sequence[str | Method], output: str,
     repeats: int = REPEATS, stages: int | str = "all", **options: Any,
 ) -> xarray.Dataset:  # fmt: skip
@@ -98,15 +98,15 @@ PARTS: dict[str, Callable[[Subject], xarray.Dataset]] = {
     "maps": measure_maps,
     "cascade": measure_cascade,
     # does deconvnet's map on an average-pool network depend on the input at all?
-    "constancy": lambda s: randomised(s, FEW, ["gradient", "deconvnet"], "sigma_8", repeats=2),
+    "constancy": lambda s: randomized(s, FEW, ["gradient", "deconvnet"], "sigma_8", repeats=2),
 }
 for _output in OUTPUTS:
     PARTS[f"test {_output}"] = partial(
-        randomised, count=TESTED, methods=SINGLE, output=_output, keep_maps=FEW
+        randomized, count=TESTED, methods=SINGLE, output=_output, keep_maps=FEW
     )
     # at reduced cost: FEW maps, 3 of the stages
     PARTS[f"few {_output}"] = partial(
-        randomised, count=FEW, methods=methods_of(MANY, REDUCED), output=_output, stages=3
+        randomized, count=FEW, methods=methods_of(MANY, REDUCED), output=_output, stages=3
     )
 JOBS = [
     (name, part)

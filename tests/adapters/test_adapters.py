@@ -293,7 +293,7 @@ def test_keywords_of_the_call_come_before_those_of_the_method():
     again = explain_func(NET, x, y)
     assert np.abs(again - found).max() > 1e-6
     with pytest.raises(SalienceError, match="parameter of lrp_epsilon"):
-        explain_func(NET, x, y, normalise=True)
+        explain_func(NET, x, y, normalize=True)
 
 
 def test_seed_and_strict():

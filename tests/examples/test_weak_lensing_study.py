@@ -93,7 +93,7 @@ def test_accuracy_on_unseen_cosmologies(
 def test_finding_1_who_depends_on_the_parameters(
     subjects: Any, measure: Any, findings: Any, name: str, target: int
 ) -> None:
-    data = measure.randomised(subjects[name], 4, measure.SINGLE, measure.OUTPUTS[target], repeats=4)
+    data = measure.randomized(subjects[name], 4, measure.SINGLE, measure.OUTPUTS[target], repeats=4)
     strict, strong, half = findings.parameters(salience.verdicts(data))
     assert strict.holds
     assert strong.holds

@@ -301,7 +301,7 @@ def test_batches_that_fail_for_another_reason_raise_their_own_error():
 def test_a_batch_that_is_shaped_like_one_sample_is_a_batch():
     """As many grey images as the network has channels, which it makes of each itself."""
 
-    class Coloured(nn.Module):
+    class Colored(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = images()
@@ -310,7 +310,7 @@ def test_a_batch_that_is_shaped_like_one_sample_is_a_batch():
             return self.net(x[:, None].expand(-1, 3, -1, -1))
 
     x = torch.ones(3, 9, 9)
-    assert explained(x, Coloured().eval()).shape == x.shape
+    assert explained(x, Colored().eval()).shape == x.shape
 
 
 def networks() -> dict[str, nn.Module]:

@@ -291,7 +291,7 @@ def test_a_folder_in_order_with_size(tmp_path):
     assert names == ["a.png", "b.jpg", "c.JPEG"]
 
 
-def test_size_keeps_the_centre(tmp_path):
+def test_size_keeps_the_center(tmp_path):
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = 255  # white in the central square alone
     Image.fromarray(picture).save(tmp_path / "a.png")
@@ -299,7 +299,7 @@ def test_size_keeps_the_centre(tmp_path):
     assert bool((x == 1).all())
 
 
-def test_grey_images_for_one_channel(tmp_path):
+def test_gray_images_for_one_channel(tmp_path):
     file = save_image(tmp_path / "a.png", (6, 6))
     x, _ = load_inputs([file], channels=1)
     np.testing.assert_allclose(x[0, 0], np.asarray(Image.open(file)) / 255, atol=1e-6)  # float32

@@ -58,7 +58,7 @@ def test_safetensors_with_a_factory(tmp_path, kind):
     assert_same_maps(net, loaded, x)
 
 
-def test_the_randomisation_test_finds_the_stages(tmp_path):
+def test_the_randomization_test_finds_the_stages(tmp_path):
     net, x = make(), images()
     loaded = load_model(str(export(net, tmp_path / "net.pt2", "dynamic", x)))
     names = [
@@ -203,7 +203,7 @@ def test_statistics_of_the_batch_and_updates_of_statistics_are_refused(tmp_path,
 
 
 @pytest.mark.parametrize("form", ["dynamic", "decomposed"])
-def test_standardised_weights_are_not_in_training_mode(tmp_path, form):
+def test_standardized_weights_are_not_in_training_mode(tmp_path, form):
     net, x = standardized(), images(dtype=torch.float64)
     loaded = load_model(str(export(net, tmp_path / "net.pt2", form, x)))
     for model in (loaded, torch.export.export(net, (x,)).module()):

@@ -33,7 +33,7 @@ def test_onnx(tmp_path, kind, form):
 
 
 @pytest.mark.parametrize("form", ["new", "old"])
-def test_standardised_weights_are_not_in_training_mode(tmp_path, form):
+def test_standardized_weights_are_not_in_training_mode(tmp_path, form):
     net, x = standardized(), images(dtype=torch.float64)
     loaded = load_model(str(export_onnx(net, tmp_path / "net.onnx", form, x)))
     assert_same_maps(net, loaded, x)

@@ -45,8 +45,8 @@ Spelling = Callable[[Parts, Tensor], Tensor]
 
 def over(dims: int | tuple[int, ...], x: Tensor, eps: float) -> Tensor:
     """x without its mean, over its deviation along some dimensions."""
-    centred = x - x.mean(dims, keepdim=True)
-    return centred / torch.sqrt(centred.square().mean(dims, keepdim=True) + eps)
+    centered = x - x.mean(dims, keepdim=True)
+    return centered / torch.sqrt(centered.square().mean(dims, keepdim=True) + eps)
 
 
 def channels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

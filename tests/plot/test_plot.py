@@ -59,7 +59,7 @@ def test_channels_abs():
     np.testing.assert_allclose(image_of(axes).get_array(), maps.abs().sum(1)[0], 1e-6)
 
 
-def test_one_colour_bar_per_column_whose_label_tells_the_clipping():
+def test_one_color_bar_per_column_whose_label_tells_the_clipping():
     figure = plot.maps(torch.rand(4, 3, 8, 8), {"a": example(4, 3, 8, 8)}, clip=99)
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert labels.count("clipped at 99 %") == 1

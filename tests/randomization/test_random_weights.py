@@ -33,7 +33,7 @@ def wide_net() -> nn.Module:
     return net
 
 
-def test_own_draws_follow_the_layers_initialiser():
+def test_own_draws_follow_the_layers_initializer():
     drawn = drawn_by_name(wide_net(), torch.randn(1, 64), "own")
     bound = 1 / math.sqrt(64)  # nn.Linear draws from U(-1, 1) / sqrt(inputs)
     for layer in ("0", "2", "3"):

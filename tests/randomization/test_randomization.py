@@ -42,7 +42,7 @@ def test_scores_equal_the_naive_reference(name, order):
         found = data[score].values[: len(case.methods)]
         # rounding may order a tied pair of entries either way, in one of some hundred ranks
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9, err_msg=score)
-    assert data.attrs["parameters_not_randomised"] == []
+    assert data.attrs["parameters_not_randomized"] == []
 
 
 @pytest.mark.parametrize("weights", ["normal", "permute"])
@@ -244,7 +244,7 @@ def test_the_dataset_survives_its_files(tmp_path, unused):
     data = run(model, case.x, ["gradient", "deconvnet"])
     if unused:
         expected = [f"{layer}.{kind}" for layer in ("one", "two") for kind in ("bias", "weight")]
-        assert data.attrs["parameters_not_randomised"] == expected
+        assert data.attrs["parameters_not_randomized"] == expected
     data.to_netcdf(tmp_path / "test.nc")
     data.to_zarr(tmp_path / "test.zarr", consolidated=False)
     for held in (

@@ -10,7 +10,7 @@ import torch
 from chosen import with_error
 from randomized import ORDERS, SCORES, study_of, values
 from reference_inputs import IDS, input_cases
-from reference_randomization import draws, first, naive_test, one_map, output, randomised_copies
+from reference_randomization import draws, first, naive_test, one_map, output, randomized_copies
 from scipy import stats
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ def test_scores_equal_the_naive_reference(name, order):
         found = data[score].values[: len(case.methods)]
         # rounding may order a tied pair of entries either way, in one of some hundred ranks
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9, err_msg=score)
-    assert data.attrs["parameters_not_randomised"] == []
+    assert data.attrs["parameters_not_randomized"] == []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -68,7 +68,7 @@ def test_a_replay_embeds_by_the_random_table(name):
     steps = randomized_tapes(
         case.model, tape, salience.Cascade(seed=4), 0, set(range(len(case.stages)))
     )
-    copies = randomised_copies(case.model, draws(case, 4, 0, "own"), "top_down")
+    copies = randomized_copies(case.model, draws(case, 4, 0, "own"), "top_down")
     changed = []
     for (_, replayed), copied in zip(steps, copies, strict=True):
         assert torch.equal(replayed.leaves[number].tensor, copied.words(ids))
@@ -150,7 +150,7 @@ def test_kept_maps_of_ids_are_per_token(tmp_path):
     assert data["maps"].dims == ("map_method", "map_stage", "map_sample", "axis_1")
     fact = salience.record(case.model, IDS).explain("lrp_epsilon", 0).sum(-1)
     np.testing.assert_allclose(data["maps"].values[0, 0], fact, rtol=1e-6)
-    *_, last = randomised_copies(case.model, draws(case, 0, 0, "own"), "top_down")
+    *_, last = randomized_copies(case.model, draws(case, 0, 0, "own"), "top_down")
     fact = salience.record(last, IDS).explain("lrp_epsilon", 0).sum(-1)
     np.testing.assert_allclose(data["maps"].values[0, -1], fact, rtol=1e-5)
     figure = plot.cascade(data, 0)
@@ -161,7 +161,7 @@ def test_kept_maps_of_ids_are_per_token(tmp_path):
     assert "panel-0" in page and '"attribution":null' in page
 
 
-def test_data_are_recognised_by_every_part():
+def test_data_are_recognized_by_every_part():
     case = CASES["ids beside numbers"]
     data = run(case, repeats=1)
     assert data.attrs["data_shape"] == "{'mask': (3, 6), 'numbers': (3, 3), 'ids': (3, 6)}"
@@ -190,7 +190,7 @@ def test_arrays_and_no_container_change_nothing():
 def test_targets_count_over_all_samples():
     case, wanted = CASES["dict"], [2, 0, 1]
     data = run(case, "gradient", target=wanted, batch_size=2, repeats=1, seed=3)
-    *_, last = randomised_copies(case.model, draws(case, 3, 0, "own"), "top_down")
+    *_, last = randomized_copies(case.model, draws(case, 3, 0, "own"), "top_down")
     maps = [one_map(net, case.x, "gradient", wanted) for net in (case.model, last)]
     fact = [stats.spearmanr(p, q).statistic for p, q in zip(*maps, strict=True)]
     np.testing.assert_allclose(values(data, "spearman", "gradient")[-1, 0], fact, atol=1e-9)

@@ -136,7 +136,7 @@ def test_grouped_products_are_linear_maps(method: str):
     assert not tape.coverage(method).uncovered
 
 
-def test_experts_can_be_randomised():
+def test_experts_can_be_randomized():
     """A replay chooses again, and among other weights."""
     net = Experts(batched)
     weights = Weights()

@@ -53,8 +53,8 @@ def test_efficient_compares_the_complexity_of_trained_and_fully_random_maps():
     tape = Tape(run_pass(net, X, keep=True))
     before = complexity(tape.explain("guided_backprop", 1))
     for repeat in range(2):
-        ((_, randomised),) = randomized_tapes(net, tape, salience.Cascade(), repeat, {2})
-        after = complexity(randomised.explain("guided_backprop", 1))
+        ((_, randomized),) = randomized_tapes(net, tape, salience.Cascade(), repeat, {2})
+        after = complexity(randomized.explain("guided_backprop", 1))
         rise = data["complexity_rise"].sel({"method": "guided_backprop"})[0, repeat].values
         np.testing.assert_allclose(rise, (after - before) / before, atol=1e-12)
     found = salience.verdicts(data)
@@ -81,8 +81,8 @@ def test_smooth_compares_means_over_noisy_copies():
     tape = Tape(run_pass(net, X, keep=True))
     smooth = {"base": "deconvnet", "n": SMOOTH_DRAWS}
     trained = tape.explain("smoothgrad", 1, **smooth)
-    for number, randomised in randomized_tapes(net, tape, salience.Cascade(), 0, {0, 1, 2}):
-        maps = randomised.explain("smoothgrad", 1, **smooth)
+    for number, randomized in randomized_tapes(net, tape, salience.Cascade(), 0, {0, 1, 2}):
+        maps = randomized.explain("smoothgrad", 1, **smooth)
         expected = salience.similarities["spearman"](trained, maps)
         found = data["spearman"].sel({"method": "deconvnet"})[number, 0].values
         np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from reference_randomization import Case, cases, draws, randomised_copies
+from reference_randomization import Case, cases, draws, randomized_copies
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,7 +53,7 @@ def test_replayed_maps_equal_those_of_a_fresh_copy(name, order):
     case = CASES[name]
     methods = case.methods if case.methods[-1] == "input_x_gradient" else SINGLE
     tape, found = steps(case.model, case.x, order=order, seed=4)
-    copies = randomised_copies(case.model, draws(case, 4, 0, "own"), order)
+    copies = randomized_copies(case.model, draws(case, 4, 0, "own"), order)
     before = tape.explain("gradient", 1)
     for (_, replayed), copied in zip(found, copies, strict=True):
         fresh = salience.record(copied, case.x)
@@ -135,19 +135,19 @@ def test_a_gradient_of_the_models_own_making_is_kept(function):
 
     model, x = Net().double().eval(), torch.randn(2, 6, dtype=torch.float64)
     _, found = steps(model, x)
-    copies = randomised_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), "top_down")
+    copies = randomized_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), "top_down")
     for (_, replayed), copied in zip(found, copies, strict=True):
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(copied(leaf)[:, 0].sum(), leaf)
         torch.testing.assert_close(replayed.explain("gradient", 0), gradient)
 
 
-def test_branches_are_taken_by_the_randomised_weights():
+def test_branches_are_taken_by_the_randomized_weights():
     """The copies of the branching case take both branches, or the comparison above is empty."""
     case = CASES["branching"]
     copies = [case.model]
     for repeat in range(3):
-        copies += randomised_copies(case.model, draws(case, 4, repeat, "own"), "bottom_up")
+        copies += randomized_copies(case.model, draws(case, 4, repeat, "own"), "bottom_up")
     assert {bool(model.one(case.x).mean() > 0.05) for model in copies} == {True, False}
 
 
@@ -161,7 +161,7 @@ def test_a_function_that_cannot_be_replayed_cannot_be_copied_either():
         steps(model, torch.randn(2, 6))
 
 
-def test_a_plain_function_is_randomised_too():
+def test_a_plain_function_is_randomized_too():
     weight = torch.randn(6, 3, requires_grad=True, dtype=torch.float64)
     x = torch.randn(2, 6, dtype=torch.float64)
     tape, ((_, replayed),) = steps(lambda x: x @ weight, x)
@@ -269,7 +269,7 @@ def test_a_folded_norm_is_read_by_what_follows(reader):
     x = torch.randn(2, 1, 5, 5, dtype=torch.float64)
     case = Case(model, x, [], [])
     _, ((_, replayed),) = steps(model, x)
-    (copied,) = randomised_copies(model, draws(case, 0, 0, "own"), "top_down")
+    (copied,) = randomized_copies(model, draws(case, 0, 0, "own"), "top_down")
     for method in SINGLE:
         fresh = salience.record(copied, x).explain(method, 1)
         torch.testing.assert_close(replayed.explain(method, 1), fresh, rtol=1e-11, atol=1e-13)
@@ -292,7 +292,7 @@ def test_a_norm_after_fixed_weights():
         model.norm.weight.fill_(3.0)
     x = torch.randn(2, 1, 6, 6)
     _, found = steps(model, x)
-    (_, copied) = randomised_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), "top_down")
+    (_, copied) = randomized_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), "top_down")
     fresh = salience.record(copied, x).explain("gradient", 0)
     torch.testing.assert_close(found[-1][1].explain("gradient", 0), fresh)
 
@@ -322,7 +322,7 @@ def test_running_statistics(affine, batch_norm, order):
     model, x = norm_net(affine)
     state = copy.deepcopy(model.state_dict())
     _, found = steps(model, x, batch_norm=batch_norm, order=order)
-    copies = randomised_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), order)
+    copies = randomized_copies(model, draws(Case(model, x, [], []), 0, 0, "own"), order)
     for (number, replayed), copied in zip(found, copies, strict=True):
         reached = order == "bottom_up" or number == 1  # the head is the first stage from the top
         if reached and batch_norm == "reset":
@@ -368,7 +368,7 @@ def test_methods_of_many_passes_see_the_random_weights(method):
     case = CASES["residual"]
     _, stages = steps(case.model, case.x, seed=4)
     given = {"n": 3} if method == "smoothgrad" else {"max_steps": 8, "tol": 0.0}
-    copies = randomised_copies(case.model, draws(case, 4, 0, "own"), "top_down")
+    copies = randomized_copies(case.model, draws(case, 4, 0, "own"), "top_down")
     for (_, replayed), copied in zip(stages, copies, strict=True):
         fresh = salience.record(copied, case.x).explain(method, 1, **given)
         found, scale = replayed.explain(method, 1, **given), float(fresh.abs().max())

@@ -148,9 +148,9 @@ def in_four_steps(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     def per_channel(t: Tensor) -> Tensor:
         return t[None, :, None, None]
 
-    centred = x - per_channel(norm.running_mean)
+    centered = x - per_channel(norm.running_mean)
     return per_channel(norm.weight) * (
-        centred / per_channel(torch.sqrt(norm.running_var + norm.eps))
+        centered / per_channel(torch.sqrt(norm.running_var + norm.eps))
     ) + per_channel(norm.bias)
 
 

@@ -136,7 +136,7 @@ def test_embedded_positions_are_constants(name: str):
     close(map, gradient_at(net, look_up(net, IDS), IDS))
 
 
-def test_relevance_of_tokens_adds_up_and_a_padded_one_gets_what_its_neighbour_reads():
+def test_relevance_of_tokens_adds_up_and_a_padded_one_gets_what_its_neighbor_reads():
     net = Text()
     nn.init.zeros_(net.mix.bias), nn.init.zeros_(net.head.bias)
     map, error = with_error(salience.record(net, IDS), "lrp_epsilon", 1, eps=0.0)
@@ -234,7 +234,7 @@ def test_replay_with_another_table_equals_a_new_pass(method: str):
     close(replayed.explain(method, target=1), Tape(run_pass(net, IDS)).explain(method, target=1))
 
 
-def test_a_cascade_randomises_the_embedding_as_a_stage():
+def test_a_cascade_randomizes_the_embedding_as_a_stage():
     net = Text()
     tape = Tape(run_pass(net, IDS, keep=True))
     tapes = [

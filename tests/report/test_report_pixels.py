@@ -25,7 +25,7 @@ from salience.report._pixels import (
     fitted,
     input_block,
     map_block,
-    quantised,
+    quantized,
     signed_methods,
     whole,
 )
@@ -50,9 +50,9 @@ def test_pixels_give_back_the_maps(study: xarray.Dataset, page: str) -> None:
     for sample, text in enumerate(blocks):
         raw = base64.b64decode(text)
         low, high = np.frombuffer(raw[:8], "<f4")
-        grey = low + np.frombuffer(raw[8 : 8 + pixels], np.uint8) / 255 * (high - low)
+        gray = low + np.frombuffer(raw[8 : 8 + pixels], np.uint8) / 255 * (high - low)
         x = study["inputs"].values[sample, 0]
-        np.testing.assert_allclose(grey.reshape(32, 32), x, atol=0.51 * (high - low) / 255)
+        np.testing.assert_allclose(gray.reshape(32, 32), x, atol=0.51 * (high - low) / 255)
         at = 8 + pixels
         for stage in range(study.sizes["map_stage"]):
             peaks = np.frombuffer(raw[at : at + 4 * count], "<f4")
@@ -70,7 +70,7 @@ def test_pixels_give_back_the_maps(study: xarray.Dataset, page: str) -> None:
 
 def test_codes_of_undefined_and_empty_maps() -> None:
     pictures = np.array([[[np.nan, 1.0], [-2.0, np.inf]], [[0.0, 0.0], [0.0, 0.0]]])
-    peaks, limits, codes = quantised(pictures)
+    peaks, limits, codes = quantized(pictures)
     assert peaks.tolist() == [2.0, 0.0] and limits[1] == 0
     assert codes[0].ravel().tolist() == [-128, round(127 * 0.5**0.5), -127, -128]
     assert not codes[1].any()

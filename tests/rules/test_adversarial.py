@@ -304,10 +304,10 @@ def test_what_a_model_reads_of_its_values_is_read_again(name: str):
     for repeat in range(4):
         copied = copy.deepcopy(model)
         named = dict(copied.named_parameters())
-        randomised = randomized_tapes(
+        randomized = randomized_tapes(
             model, tape, salience.Cascade(), repeat, set(range(len(stages)))
         )
-        for (place, stage), (_, replayed) in zip(stages, randomised, strict=True):
+        for (place, stage), (_, replayed) in zip(stages, randomized, strict=True):
             drawn = random_weights(model, tape.recording.trace, stage, (0, repeat, place))
             with torch.no_grad():
                 for value, parameter in drawn.items():

@@ -108,7 +108,7 @@ def test_errors(given, match):
         maps(**given)
 
 
-def test_the_randomisation_test_takes_composites():
+def test_the_randomization_test_takes_composites():
     data = salience.randomization_test(
         NET,
         X,

@@ -162,16 +162,16 @@ def test_guided_methods_name_activations_that_are_not_relu_like(method, name):
 # ------------------------------------------------- one function, two ways of writing its weights
 
 ALL = [*CASES, ("gradient", {}), ("guided_backprop", {}), ("deep_taylor", {"low": -4, "high": 4})]
-PARAMETRISED = {
+PARAMETRIZED = {
     "weight_norm": parametrizations.weight_norm,
     "spectral_norm": parametrizations.spectral_norm,
     "orthogonal": parametrizations.orthogonal,
 }
 
 
-@pytest.mark.parametrize("name", PARAMETRISED)
-def test_parametrised_weights_are_the_plain_weights(name):
-    wrap, x = PARAMETRISED[name], randn(2, 2, 5, 5)
+@pytest.mark.parametrize("name", PARAMETRIZED)
+def test_parametrized_weights_are_the_plain_weights(name):
+    wrap, x = PARAMETRIZED[name], randn(2, 2, 5, 5)
     conv, one, two = nn.Conv2d(2, 4, 3), nn.Linear(36, 6), nn.Linear(6, 2)
     layers = [conv, nn.ReLU(), nn.Flatten(), one, nn.GELU(), two]
     plain = nn.Sequential(*copy.deepcopy(layers)).double().eval()

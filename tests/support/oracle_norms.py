@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-5)
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-5)
 
 
 def inverse(x: Tensor) -> Tensor:

@@ -252,10 +252,10 @@ def _gamma(step: Step, a: Tensor, z: Tensor, r: Tensor, gamma: float) -> Tensor:
     """Contributions (and biases) of the sign of z_j count 1 + gamma times."""
     sign = torch.where(z < 0, -1.0, 1.0)
     terms = step.weight * a
-    favoured = terms * (terms * sign[:, None] > 0)
+    favored = terms * (terms * sign[:, None] > 0)
     own = step.bias * (step.bias * sign > 0)
-    total = z + gamma * (favoured.sum(dim=1) + own)
-    return _share(terms + gamma * favoured, torch.where(z == 0, 0.0, total), r)
+    total = z + gamma * (favored.sum(dim=1) + own)
+    return _share(terms + gamma * favored, torch.where(z == 0, 0.0, total), r)
 
 
 def lrp_gamma(net: GraphNet, x: Tensor, target: list[int], *, gamma: float = 0.25) -> Tensor:
@@ -276,14 +276,14 @@ def lrp_composite(
     """The composites of Kohlbrenner 2020 and Montavon 2019, spelled out."""
     plus = partial(_alpha_beta, alpha=1.0, beta=0.0)
     mixed = partial(_alpha_beta, alpha=2.0, beta=1.0)
-    dense, favour = partial(_epsilon, eps=eps), partial(_gamma, gamma=gamma)
+    dense, favor = partial(_epsilon, eps=eps), partial(_gamma, gamma=gamma)
     at_convolutions, at_dense, at_input = {
         "epsilon-plus": (plus, dense, plus),
         "epsilon-plus-flat": (plus, dense, "flat"),
-        "epsilon-gamma-box": (favour, dense, "box"),
+        "epsilon-gamma-box": (favor, dense, "box"),
         "alpha2beta1-flat": (mixed, dense, "flat"),
         "attnlrp": (dense, dense, dense),
-        "attnlrp-gamma": (favour, favour, favour),
+        "attnlrp-gamma": (favor, favor, favor),
     }[preset]
     with torch.no_grad():
         bounds = {} if low is None or high is None else _bounds(net, x, low, high)

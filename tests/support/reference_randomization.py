@@ -237,7 +237,7 @@ def draws(case: Case, seed: int, repeat: int, weights: str) -> list[dict[str, Te
     ]
 
 
-def randomised_copies(
+def randomized_copies(
     model: nn.Module, drawn: Sequence[dict[str, Tensor]], order: str
 ) -> Iterator[nn.Module]:
     """A fresh copy for every step of the cascade."""
@@ -284,7 +284,7 @@ def naive_test(
     results = {name: np.zeros(shape) for name in scores}
     for repeat in range(repeats):
         drawn = draws(case, seed, repeat, weights)
-        for stage, copied in enumerate(randomised_copies(case.model, drawn, order)):
+        for stage, copied in enumerate(randomized_copies(case.model, drawn, order)):
             for row, method in enumerate(case.methods):
                 maps = one_map(copied, case.x, method, target)
                 for name in scores:

@@ -38,6 +38,7 @@ from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
 from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
+from salience._study.store import write
 from salience._study.study import Study
 from salience._tape.explain import explained
 from salience._tape.tape import record
@@ -228,7 +229,8 @@ def _explain(given: opt.Options) -> None:
         told = {"numpy": np.__version__, "options": json.dumps(_told(given))}
         maps = replace(maps, attrs=provenance(network, x) | told)
         titles = titles_of(names, given["target"], maps.output, maps.value)
-        file = maps.save(folder / f"maps.{given['form']}")
+        file = folder / f"maps.{given['form']}"
+        write(maps.to_xarray(), file, f".{given['form']}")
         lines = [file, *save_overviews(folder, maps, titles)]
     _show_files(out, lines)
 

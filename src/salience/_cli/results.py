@@ -30,7 +30,7 @@ LIMITS = (
 )
 _DRAWN = 2  # inputs in cascade.png: it has a row per input and method
 # blue against orange, told apart by every eye; the words alone say it too
-_COLOURS = {
+_COLORS = {
     SENSITIVE: "bold dodger_blue2", PARTIAL: "bold", INSENSITIVE: "bold dark_orange3",
     CONSTANT: "bold dark_orange3", UNINFORMATIVE: "dim", UNDEFINED: "dim",
 }  # fmt: skip
@@ -58,7 +58,7 @@ def verdict_table(
     )
     methods = sum(v.role == "method" for v in judged.values())
     for i, v in enumerate(sorted(judged.values(), key=lambda v: v.role != "method")):  # stable
-        says = Text(v.verdict, _COLOURS[v.verdict]) if v.role == "method" else Text(v.role, "dim")
+        says = Text(v.verdict, _COLORS[v.verdict]) if v.role == "method" else Text(v.role, "dim")
         limits = span(v.low, v.high)
         last = number(v.last.get(score, math.nan))
         spent = [f"{costs[v.method]:.1f}" if v.method in costs else "-"] if costs else []

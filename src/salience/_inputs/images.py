@@ -62,10 +62,10 @@ def read_images(
         declared = len(files) * images[0].size * _FLOAT
         check_size(declared, f"{len(files)} images like {file.name}", max_bytes)
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255  # (B, C, H, W)
-    centre, spread = _per_channel(mean, 0.0, channels), _per_channel(std, 1.0, channels)
+    center, spread = _per_channel(mean, 0.0, channels), _per_channel(std, 1.0, channels)
     if not bool((spread > 0).all()):
         raise expected("--std above 0", f"{std}", "In units of pixel values scaled to [0, 1].")
-    return ((x - centre) / spread).contiguous()
+    return ((x - center) / spread).contiguous()
 
 
 def _per_channel(values: Sequence[float] | None, default: float, channels: int) -> Tensor:

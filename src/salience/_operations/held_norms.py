@@ -24,7 +24,7 @@ def layer_norm(
     *_: object,
 ) -> Backward:
     dims = tuple(range(-len(shape), 0))
-    return partial(_centred, dims=dims, scale=_inverse(x, dims, eps), weight=weight)
+    return partial(_centered, dims=dims, scale=_inverse(x, dims, eps), weight=weight)
 
 
 def rms_norm(
@@ -52,7 +52,7 @@ def group_norm(
 
     def back(m: Tensor) -> Tensor:
         weighted = m if weight is None else m * weight
-        return _centred(grouped(weighted), (-1,), scale, None).view_as(m)
+        return _centered(grouped(weighted), (-1,), scale, None).view_as(m)
 
     return back
 
@@ -71,7 +71,7 @@ def _batch_norm(
 ) -> Backward:
     dims = dims_of(x)
     scale = _inverse(x, dims, eps)
-    return partial(_centred, dims=dims, scale=scale, weight=_per_channel(weight, x))
+    return partial(_centered, dims=dims, scale=scale, weight=_per_channel(weight, x))
 
 
 def _of_sample(x: Tensor) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def _per_channel(weight: Tensor | None, x: Tensor) -> Tensor | None:
     return None if weight is None else weight.view(-1, *(1,) * (x.ndim - 2))
 
 
-def _centred(m: Tensor, dims: tuple[int, ...], scale: Tensor, weight: Tensor | None) -> Tensor:
+def _centered(m: Tensor, dims: tuple[int, ...], scale: Tensor, weight: Tensor | None) -> Tensor:
     weighted = m if weight is None else m * weight
     return (weighted - weighted.mean(dims, keepdim=True)) * scale
 

@@ -95,7 +95,7 @@ def _attributes(plan: Plan, x: object) -> dict[str, object]:
         "kind": question.kind,
         **provenance(question.model, x),
         "stage_count": plan.stages.total,
-        "parameters_not_randomised": list(plan.stages.untouched),
+        "parameters_not_randomized": list(plan.stages.untouched),
         "method_parameters": str(parameters),
     }
 

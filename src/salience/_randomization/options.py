@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from salience._errors import expected, unknown
 from salience._inputs.validation import whole_number
-from salience._randomization.weights import INITIALISERS
+from salience._randomization.weights import INITIALIZERS
 
 ORDERS = ("top_down", "bottom_up", "independent")
 BATCH_NORMS = ("keep", "recalibrate", "reset")
@@ -43,7 +43,7 @@ class Cascade:
     def __post_init__(self) -> None:
         for kind, name, known in (
             ("order", self.order, ORDERS),
-            ("initialiser", self.weights, INITIALISERS),
+            ("initialiser", self.weights, INITIALIZERS),
             ("treatment of BatchNorm", self.batch_norm, BATCH_NORMS),
         ):
             if name not in known:

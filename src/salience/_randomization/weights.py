@@ -19,7 +19,7 @@ from salience._errors import SalienceError, unknown
 from salience._recording.beside import SEEDED, copy_of, generators_kept
 from salience._recording.trace import Operation, Trace
 
-INITIALISERS = ("own", "normal", "permute")
+INITIALIZERS = ("own", "normal", "permute")
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def random_weights(
     normal   a normal distribution with the parameter's own mean and standard deviation
     permute  the parameter's own entries in random order
     """
-    if weights not in INITIALISERS:
-        raise unknown("initialiser", weights, INITIALISERS)
+    if weights not in INITIALIZERS:
+        raise unknown("initialiser", weights, INITIALIZERS)
     layers = model if weights == "own" and isinstance(model, nn.Module) else None
     fresh = _reset_layers(layers, stage, place) if layers is not None else {}
     drawn = {}

@@ -29,9 +29,9 @@ def complexity(maps: Tensor) -> Tensor:
     return torch.where(torch.isfinite(scaled).all(1), entropy, torch.nan)
 
 
-def _rise(trained: Tensor, randomised: Tensor) -> Tensor:
+def _rise(trained: Tensor, randomized: Tensor) -> Tensor:
     """(complexity after - before) / before."""
-    return (randomised - trained) / trained
+    return (randomized - trained) / trained
 
 
 complexity_rise = Similarity(prepare=complexity, compare=_rise)

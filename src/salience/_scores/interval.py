@@ -31,8 +31,8 @@ def interval(
     if not weight.any() or weight.size == 1:  # one number says nothing about its spread
         return float("nan"), float("nan")
     random = np.random.default_rng(seed)
-    centre = total.sum() / weight.sum()
-    means = np.full(resamples, centre)
+    center = total.sum() / weight.sum()
+    means = np.full(resamples, center)
     for axis in (1, 0):
         sums, counts = total.sum(axis), weight.sum(axis)
         sums, counts = sums[counts > 0], counts[counts > 0]
@@ -40,6 +40,6 @@ def interval(
         if levels > 1:
             draws = random.multinomial(levels, np.full(levels, 1 / levels), resamples)
             widened = np.sqrt(levels / random.chisquare(levels - 1, resamples))
-            means += widened * ((draws @ sums) / (draws @ counts) - centre)
+            means += widened * ((draws @ sums) / (draws @ counts) - center)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).clip(*bounds)
     return float(low), float(high)

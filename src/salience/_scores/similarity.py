@@ -95,7 +95,7 @@ def hog_features(maps: Tensor) -> Tensor:
     histograms = histograms.view(batch, high, wide, _BINS).permute(0, 3, 1, 2) / _CELL**2
     blocks = histograms.unfold(2, _BLOCK, 1).unfold(3, _BLOCK, 1)
     blocks = blocks.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (B, H // 8 - 2, W // 8 - 2, 81)
-    return _normalise(_normalise(blocks).clamp_(max=0.2)).flatten(1)
+    return _normalize(_normalize(blocks).clamp_(max=0.2)).flatten(1)
 
 
 def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return magnitude[:, 0].div_(span[:, :, None]), bins
 
 
-def _normalise(blocks: Tensor, eps: float = 1e-5) -> Tensor:
+def _normalize(blocks: Tensor, eps: float = 1e-5) -> Tensor:
     return blocks / (blocks.square().sum(-1, keepdim=True) + eps**2).sqrt_()
 
 
@@ -147,10 +147,10 @@ def _prepare_ssim(maps: Tensor) -> Tensor:
     """
     images = _images(maps, "ssim", 2 * _RADIUS + 1)  # (B, C, H, W)
     rows = _scaled(images, _working_type(images)).flatten(1)
-    centre = rows.mean(1).view(-1, 1, 1, 1)
-    images = rows.view(images.shape).sub_(centre)
+    center = rows.mean(1).view(-1, 1, 1, 1)
+    images = rows.view(images.shape).sub_(center)
     prepared = images.new_empty(images.shape[0], 3, *images.shape[1:])
-    prepared[:, 0], prepared[:, 1], prepared[:, 2] = images, centre, 0
+    prepared[:, 0], prepared[:, 1], prepared[:, 2] = images, center, 0
     mean = _window_mean(images)
     inside = prepared[..., _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
     inside[:, 2] = _window_mean(images.square_()).sub_(mean.square())

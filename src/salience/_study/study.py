@@ -158,7 +158,7 @@ class Study:
     @property
     def not_randomized(self) -> list[str]:
         """Parameters that the output does not use, which no stage has."""
-        return list(map(str, np.ravel(self.data.attrs.get("parameters_not_randomised", []))))
+        return list(map(str, np.ravel(self.data.attrs.get("parameters_not_randomized", []))))
 
     @property
     def errors(self) -> dict[str, float]:

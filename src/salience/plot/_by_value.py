@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import expected
-from salience.plot._similarity import COLOURS
+from salience.plot._similarity import COLORS
 
 if TYPE_CHECKING:
     import xarray
@@ -77,14 +77,14 @@ def _panel(axes: Axes, dataset: xarray.Dataset, output: int, methods: list[str])
     mean, low, high = (dataset[n].values.reshape(shape)[output] for n in ("mean", "low", "high"))
     step = min(0.16, 0.8 / len(classes))
     for k, name in enumerate(classes):
-        colour, marker = COLOURS[1 + k % (len(COLOURS) - 1)], _MARKERS[k % len(_MARKERS)]
+        color, marker = COLORS[1 + k % (len(COLORS) - 1)], _MARKERS[k % len(_MARKERS)]
         places = np.arange(len(methods)) + step * (k - (len(classes) - 1) / 2)
         ends = np.abs([mean[:, k] - low[:, k], high[:, k] - mean[:, k]])
         axes.errorbar(
             mean[:, k],
             places,
             xerr=ends,
-            color=colour,
+            color=color,
             marker=marker,
             markersize=4,
             linestyle="none",
@@ -92,7 +92,7 @@ def _panel(axes: Axes, dataset: xarray.Dataset, output: int, methods: list[str])
             label=name,
         )
         chance = float(dataset["chance"].values[k])
-        axes.axvline(chance, color=colour, linestyle=":", linewidth=1, zorder=0)
+        axes.axvline(chance, color=color, linestyle=":", linewidth=1, zorder=0)
     axes.set_xlim(-0.03, 1.03)
     axes.grid(axis="y", color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)

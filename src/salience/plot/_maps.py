@@ -119,7 +119,7 @@ def maps(
                 title = wrapped(titles[i], layout.height)
                 axes.set_ylabel(title, fontsize=8, labelpad=4, parse_math=False)
         if scale is not None and not layout.flat:
-            _colour_bar(figure, figure.add_axes(layout.bar(j)), scale, clip if j else None)
+            _color_bar(figure, figure.add_axes(layout.bar(j)), scale, clip if j else None)
     caption = textwrap.fill(_caption(x, clip, channels), int(19 * (layout.wide - layout.left)))
     place = (layout.left / layout.wide, 0.05 / layout.high)
     figure.text(*place, caption, fontsize=6.5, color="0.35", va="bottom")
@@ -150,11 +150,11 @@ def _check(
         raise expected("channels='sum' or 'abs'", repr(channels), "")
 
 
-def _colour_bar(figure: Figure, axes: Axes, scale: Scale, clip: float | None) -> None:
+def _color_bar(figure: Figure, axes: Axes, scale: Scale, clip: float | None) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    mappable = ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
+    mappable = ScalarMappable(Normalize(scale.low, scale.high), scale.colors)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
     bar.set_ticks([scale.low, scale.high] if scale.low >= 0 else [scale.low, 0, scale.high])
     bar.set_ticklabels([f"{float(f'{tick:.2g}'):g}" for tick in bar.get_ticks()])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-SIGNED, POSITIVE, GREY = "RdBu_r", "magma", "gray"
+SIGNED, POSITIVE, GRAY = "RdBu_r", "magma", "gray"
 CELL = 1.6  # inches
 _BELOW, _ABOVE = "#2166ac", "#b2182b"  # the ends of the diverging colours
 _MOST_BARS = 64
@@ -28,7 +28,7 @@ class Scale:
 
     low: float
     high: float
-    colours: str
+    colors: str
 
 
 def to_array(values: Tensor | Array) -> Array:
@@ -78,9 +78,9 @@ def input_scale(column: Array) -> Scale | None:
         return None
     finite = column[np.isfinite(column)]
     if not finite.size:
-        return Scale(0.0, 1.0, GREY)
+        return Scale(0.0, 1.0, GRAY)
     low, high = float(finite.min()), float(finite.max())
-    return Scale(low, high if high > low else low + 1, GREY)
+    return Scale(low, high if high > low else low + 1, GRAY)
 
 
 def cell(pictures: Array) -> tuple[float, float, bool]:
@@ -97,7 +97,7 @@ def draw(
     """A picture, or a graph; behind a graph a signal (L,), scaled to the graph's range."""
     if picture.ndim > 1:
         limits = (
-            {} if scale is None else {"vmin": scale.low, "vmax": scale.high, "cmap": scale.colours}
+            {} if scale is None else {"vmin": scale.low, "vmax": scale.high, "cmap": scale.colors}
         )
         axes.imshow(picture, aspect="auto", interpolation="nearest", **limits)
         axes.set_xticks([])
@@ -111,14 +111,14 @@ def draw(
         axes.plot(
             place, scale.low + unit * (scale.high - scale.low), color="0.7", linewidth=0.8, zorder=0
         )
-    above, below = (_ABOVE, _BELOW) if scale.colours != GREY else ("0.4", "0.4")
+    above, below = (_ABOVE, _BELOW) if scale.colors != GRAY else ("0.4", "0.4")
     if bars and len(picture) <= _MOST_BARS:
         axes.bar(place, picture, 0.8, color=np.where(picture < 0, below, above))
-    elif scale.colours == GREY:
+    elif scale.colors == GRAY:
         axes.plot(place, picture, color="0.2", linewidth=0.8)
     else:
-        for sign, colour in ((np.maximum(picture, 0), above), (np.minimum(picture, 0), below)):
-            axes.fill_between(place, sign, step="mid", color=colour, linewidth=0)
+        for sign, color in ((np.maximum(picture, 0), above), (np.minimum(picture, 0), below)):
+            axes.fill_between(place, sign, step="mid", color=color, linewidth=0)
     axes.set_ylim(scale.low - margin, scale.high + margin)
     axes.set_xlim(-0.5, len(picture) - 0.5)
     axes.axhline(0, color="0.6", linewidth=0.5)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line
-COLOURS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
+COLORS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
 _MARKERS = "osv^D<>XPp*h"
 _LINES = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)))  # change where the colours begin anew
 _CONTROL_MARKERS = {"input": "_", "edges": "+", "random_map": "x"}
@@ -122,18 +122,18 @@ def _curve(
     axes: Axes, values: Array, name: str, number: int, ends: Sequence[tuple[float, float]]
 ) -> Line2D:
     """One line with its band, from the trained network, whose maps are their own."""
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     # lines that coincide lie side by side
-    places = np.arange(1.0 + len(values)) + 0.02 * (number % len(COLOURS) - 3.5)
+    places = np.arange(1.0 + len(values)) + 0.02 * (number % len(COLORS) - 3.5)
     low, high = np.transpose([(1, 1), *ends])
-    axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+    axes.fill_between(places, low, high, color=color, alpha=0.1, linewidth=0)
     (line,) = axes.plot(
         places,
         [1.0, *_means(values)],
-        color=colour,
+        color=color,
         marker=_MARKERS[number % len(_MARKERS)],
         label=name,
-        linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
+        linestyle=_LINES[number // len(COLORS) % len(_LINES)],
         linewidth=1.4,
         markersize=5,
     )

@@ -65,7 +65,7 @@ def tokens(
         title = f"sample {i}" if titles is None else titles[i]
         axes.set_title(title, fontsize=8, loc="left", pad=3, parse_math=False)
     place = (_LEFT / size[0], 0.7 / size[1], min(wide, 2.5) / size[0], 0.09 / size[1])
-    _colour_bar(figure, figure.add_axes(place))
+    _color_bar(figure, figure.add_axes(place))
     told = (
         "Relevance per token: maps summed over the embedding. One scale per method, shared by all "
         f"samples, ends at percentile {clip:g} of |relevance|; below: the ids."
@@ -111,7 +111,7 @@ def _strips(axes: Axes, picture: Array, ids: Array, names: list[str]) -> None:
         spine.set_linewidth(0.4)
 
 
-def _colour_bar(figure: Figure, axes: Axes) -> None:
+def _color_bar(figure: Figure, axes: Axes) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

@@ -22,27 +22,27 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line; the first is light in the dark
-COLOURS = "#7f7f7f #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
+COLORS = "#7f7f7f #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
 DASHES = ("solid", "dashed", "dotdash")
 HOVER = ("method", "stage", "similarity", "95% interval")  # of a dot, in words
 _TICKS = 30
 
 
-def panels(count: int, height: int, width: int, colour: bool) -> list[figure]:
+def panels(count: int, height: int, width: int, color: bool) -> list[figure]:
     """The input's panel and one for each method: pixels come later, ranges are shared."""
     x_range = Range1d(start=0, end=width, bounds=(0, width), name="x-range")
     y_range = Range1d(start=height, end=0, bounds=(0, height), name="y-range")
     below = _source("input", "image")
     cursor = _source("cursor", "x", "y")
-    grey = LinearColorMapper(palette="Greys256", low=0, high=1, name="input-colours")
+    gray = LinearColorMapper(palette="Greys256", low=0, high=1, name="input-colours")
     place: dict[str, Any] = {"x": 0, "y": 0, "dw": width, "dh": height}
     made = []
     for number in range(count + 1):
         plot = _panel(number, x_range, y_range, height / width)
-        if colour:
+        if color:
             plot.image_rgba("image", source=below, **place)
         else:
-            shown: dict[str, Any] = {"color_mapper": grey, **place}
+            shown: dict[str, Any] = {"color_mapper": gray, **place}
             plot.image("image", source=below, **shown)
         if number:
             _add_map(plot, f"map-{number - 1}", place)
@@ -113,13 +113,13 @@ def curves(
             level="underlay",
         )
     )
-    coloured, targets = 0, []
+    colored, targets = 0, []
     for number, role in enumerate(roles):
         style = {"line_color": "#888888", "line_dash": "dashed", "line_width": 1.2}
         if role == "method":
-            colour, dash = curve_style(coloured)
-            style = {"line_color": colour, "line_dash": dash, "line_width": 2.0}
-            coloured += 1
+            color, dash = curve_style(colored)
+            style = {"line_color": color, "line_dash": dash, "line_width": 2.0}
+            colored += 1
         targets.append(_curve(plot, number, style, role == "method"))
     plot.add_tools(
         HoverTool(
@@ -135,14 +135,14 @@ def curves(
 
 def _curve(plot: figure, number: int, style: dict[str, Any], band: bool) -> GlyphRenderer:
     """Line, band and dots of one method; hands back what the cursor hits, larger than a dot."""
-    colour, name = style["line_color"], f"curve-{number}"
+    color, name = style["line_color"], f"curve-{number}"
     source = _source(name, "x", "mean", "low", "high", *HOVER)
     area = plot.varea(
-        "x", "low", "high", source=source, fill_color=colour, fill_alpha=0.12, name=f"{name}-band"
+        "x", "low", "high", source=source, fill_color=color, fill_alpha=0.12, name=f"{name}-band"
     )
     area.visible = band
     plot.line("x", "mean", source=source, name=f"{name}-line", **style)
-    dots: dict[str, Any] = {"size": 5, "line_color": colour, "fill_color": colour}
+    dots: dict[str, Any] = {"size": 5, "line_color": color, "fill_color": color}
     plot.scatter("x", "mean", source=source, name=f"{name}-dots", **dots)
     unseen: dict[str, Any] = {"size": 16, "fill_alpha": 0, "line_alpha": 0}
     return plot.scatter("x", "mean", source=source, name=f"{name}-target", **unseen)
@@ -150,10 +150,10 @@ def _curve(plot: figure, number: int, style: dict[str, Any], band: bool) -> Glyp
 
 def curve_style(number: int) -> tuple[str, str]:
     """Colour and dash of the line of a method; dashed grey ones are controls."""
-    if number < len(COLOURS):
-        return COLOURS[number], DASHES[0]
-    turn, place = divmod(number - len(COLOURS), len(COLOURS) - 1)
-    return COLOURS[1 + place], DASHES[1 + turn % (len(DASHES) - 1)]
+    if number < len(COLORS):
+        return COLORS[number], DASHES[0]
+    turn, place = divmod(number - len(COLORS), len(COLORS) - 1)
+    return COLORS[1 + place], DASHES[1 + turn % (len(DASHES) - 1)]
 
 
 def _label(plot: figure, names: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def shares(rows: dict[str, Any], output: int) -> figure:
     )
     classes = len(rows["classes"])
     for k in range(classes):
-        colour, marker = COLOURS[1 + k % 7], ("circle", "square", "triangle", "diamond")[k % 4]
+        color, marker = COLORS[1 + k % 7], ("circle", "square", "triangle", "diamond")[k % 4]
         places = [i + 0.16 * (k - (classes - 1) / 2) for i in range(count)]
         mean, low, high = (
             [row[k] for row in rows[name][output]] for name in ("mean", "low", "high")
@@ -189,12 +189,12 @@ def shares(rows: dict[str, Any], output: int) -> figure:
         plot.line(
             [chance, chance],
             [-0.5, count - 0.5],
-            line_color=colour,
+            line_color=color,
             line_dash="dotted",
             line_width=1.5,
         )
-        plot.segment(low, places, high, places, line_color=colour, line_width=1.5)
-        plot.scatter(mean, places, marker=marker, size=8, line_color=colour, fill_color=colour)
+        plot.segment(low, places, high, places, line_color=color, line_width=1.5)
+        plot.scatter(mean, places, marker=marker, size=8, line_color=color, fill_color=color)
     plot.yaxis.ticker = FixedTicker(ticks=list(range(count)))
     plot.yaxis.major_label_overrides = {
         place: PlainText(text=name) for place, name in enumerate(rows["methods"])

@@ -195,8 +195,8 @@ def _figures(study: Study, extras: Extras, plan: pixels.Plan | None) -> list[fig
     roots = []
     if plan is not None:
         height, width = pixels.picture_size(study)
-        colour = pixels.inputs_depth(study) == 3
-        roots += figures.panels(len(study.map_methods), height, width, colour)
+        color = pixels.inputs_depth(study) == 3
+        roots += figures.panels(len(study.map_methods), height, width, color)
     if study.tested and not study.rises:
         stages = [shortened(name, 28) for name in study.stages]
         roots.append(figures.curves(list(study.roles.values()), stages, THRESHOLDS))

@@ -50,13 +50,13 @@ def fitted(study: Study, budget: int) -> Plan:
     plan, methods = whole(study), len(study.map_methods)
     height, width = plan.size
     shown = _shrunk(plan.size, _LARGEST_INPUT**2)
-    randomised = len(plan.stages) - 1
-    least = min(_LEAST_STAGES, randomised)
+    randomized = len(plan.stages) - 1
+    least = min(_LEAST_STAGES, randomized)
     for samples in range(len(plan.samples), 0, -1):
         numbers = tuple(int(i) for i in np.linspace(0, len(plan.samples) - 1, samples).round())
         left = budget - samples * shown[0] * shown[1] * inputs_depth(study)
-        for stages in range(randomised, least - 1, -1):
-            kept = (0, *(1 + k for k in evenly_spread(stages, randomised))) if stages else (0,)
+        for stages in range(randomized, least - 1, -1):
+            kept = (0, *(1 + k for k in evenly_spread(stages, randomized))) if stages else (0,)
             size = _shrunk(plan.size, left // (samples * methods * len(kept)))
             last = samples == 1 and stages == least
             if max(size) >= min(_LEAST_SIDE, height, width) or last:
@@ -101,10 +101,10 @@ def map_block(study: Study, sample: int, stage: int, size: tuple[int, int]) -> b
     where a value is sign(code) (code / 127)^2 peak: small values keep their digits.
     """
     pictures = _averaged(_pictures(study.maps[:, stage, sample].values), size)
-    return b"".join(part.tobytes() for part in quantised(pictures))
+    return b"".join(part.tobytes() for part in quantized(pictures))
 
 
-def quantised(pictures: Array) -> tuple[Array, Array, Array]:
+def quantized(pictures: Array) -> tuple[Array, Array, Array]:
     """Peaks, robust limits and codes of pictures (method, height, width)."""
     finite = np.abs(pictures) <= _LARGEST  # and no NaN
     size = np.where(finite, np.abs(pictures), 0.0).reshape(len(pictures), -1)

@@ -132,8 +132,8 @@ def gamma(map: LinearMap, m: Tensor, gamma: float = 0.25) -> Tensor:
     """
     z, (response, transpose) = map.z, map.positive()
     positive = response + map.bias_part("+")
-    favoured = torch.where(z < 0, z - positive, positive)
-    share = _divide_(z, favoured.mul_(gamma).add_(z)).mul_(m)
+    favored = torch.where(z < 0, z - positive, positive)
+    share = _divide_(z, favored.mul_(gamma).add_(z)).mul_(m)
     below = torch.where(z < 0, share, 0).mul_(gamma)
     above = torch.where(z < 0, 0, share).mul_(gamma)
     return transpose(above.sub_(below)).add_(map.transpose_(share.add_(below)))
