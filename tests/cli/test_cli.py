@@ -236,7 +236,7 @@ def test_a_missing_option_is_a_usage_error(folder):
 
 
 def test_a_bug_is_not_hidden_as_a_mistake(folder, monkeypatch):
-    monkeypatch.setattr("salience._cli.app.told_or_explained", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("salience._cli.app.explained", lambda *args, **more: 1 / 0)
     assert isinstance(
         run("explain", "nets.py:net", "x.npy", "-o", "out").exception, ArithmeticError
     )

@@ -73,7 +73,11 @@ def test_both_functions_read_any_array_as_the_same_numbers(x):
     before = np.asarray(x).copy()
     assert torch.equal(explained(x), explained(ROWS))
     np.testing.assert_array_equal(randomized(x), randomized(ROWS))
-    assert torch.equal(explained([x, (x, np.zeros(5))]), explained(np.concatenate([ROWS, ROWS])))
+    twice, batches = np.concatenate([ROWS, ROWS]), [x, (x, np.zeros(5))]
+    assert torch.equal(explained(batches), explained(twice))
+    np.testing.assert_array_equal(randomized(batches), randomized(twice))
+    np.testing.assert_array_equal(randomized(iter(batches)), randomized(twice))
+    assert list(salience.cost(dense(), batches, "gradient", [1] * 10)) == ["gradient"]
     np.testing.assert_array_equal(np.asarray(x), before)
 
 

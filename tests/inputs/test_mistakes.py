@@ -89,9 +89,8 @@ MISTAKES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         "expected batches of samples of one shape, {'input': (6,)} as in the first; got {'inputs': "
         "(6,)} in batch 1"),
     "batches for the test": (
-        check, {"x": iter([X, X])},
-        "expected a tensor, an array or a table (B, ...); got list_iterator. Load the data first; "
-        "batches become one by torch.cat(list_of_batches)."),
+        check, {"x": iter([])},
+        "expected at least one batch; got an iterable without any. Is it used up already?"),
     "numbers that are no array": (
         explain, {"x": {"input": [0.0] * 10**5}},
         "0.0, 0.0, 0.0, 0.... Give the inputs."),

@@ -212,7 +212,7 @@ ERRORS: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
              "inputs that the model takes"),
     "no embedding": (nn.Linear(6, 3).eval(), IDS, {}, "torch.int64 that no embedding reads"),
     "text": (CASES["tuple"].model, "x.npy", {},
-             r"a tensor, an array or a table \(B, ...\); got str"),
+             "a tensor, an array or an iterable of batches; got str"),
 }  # fmt: skip
 
 

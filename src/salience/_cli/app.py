@@ -24,24 +24,24 @@ from salience._cli import results
 from salience._cli.costs import costs_of
 from salience._cli.explain import (
     device_of,
-    outputs_of,
+    inputs_told,
     save_overviews,
     table_of,
     titles_of,
-    told_or_explained,
 )
 from salience._cli.manners import user_errors
 from salience._errors import printable
 from salience._files.writing import result_folder
 from salience._inputs import trees
-from salience._inputs.targets import Target
+from salience._inputs.targets import Part
 from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
 from salience._randomization.run import randomization_test
 from salience._study.provenance import provenance, weights_file
 from salience._study.study import Study
+from salience._tape.explain import explained
 from salience._tape.tape import record
-from salience._tape.together import can_be_shown, some
+from salience._tape.together import can_be_shown, is_single, some
 from salience.rules._table import Method
 from salience.rules._table import methods as registry
 
@@ -87,6 +87,7 @@ def explain_command(
         bool, typer.Option("--strict", help="Fail where a method has no rule for an operation.")
     ] = False,
     form: opt.Form = "nc",
+    cost: opt.Cost = False,
     overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
@@ -138,9 +139,7 @@ def check_command(
         ),
     ] = 4,
     form: opt.Form = "nc",
-    cost: Annotated[
-        bool, typer.Option("--cost", help="Measure what a map costs, too, in plain gradients.")
-    ] = False,
+    cost: opt.Cost = False,
     weights: opt.WeightsFile = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
@@ -220,8 +219,12 @@ def _explain(given: opt.Options) -> None:
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:
         network, x, names = load_study(given)
-        maps = told_or_explained(network, x, chosen, run, skip=given["methods"] in _SETS)
-        _console().print(table_of(maps))
+        skip = given["methods"] in _SETS
+        with inputs_told(network, x, run):
+            maps = explained(network, x, chosen, **run, progress=sys.stderr.isatty(), skip=skip)
+        measured = [method for method in chosen if method.name in maps]
+        costs = costs_of(_console(), network, x, measured, run) if given["cost"] else {}
+        _console().print(table_of(maps, costs))
         told = {"numpy": np.__version__, "options": json.dumps(_told(given))}
         maps = replace(maps, attrs=provenance(network, x) | told)
         titles = titles_of(names, given["target"], maps.output, maps.value)
@@ -236,8 +239,8 @@ def _check(given: opt.Options) -> None:
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
     chosen = opt.parse_methods(given["methods"], given.get("param", []))
-    score, target = given["score"], opt.parse_target(given["target"])
     options = {
+        "target": opt.parse_target(given["target"]),
         "cascade": opt.parse_cascade(given),
         "retarget": given["retarget"],
         "output": opt.parse_output(given.get("output")),
@@ -249,22 +252,29 @@ def _check(given: opt.Options) -> None:
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:
         network, x, names = load_study(given)
-        outputs_of(network, x, {**options, "target": target})
-        options["scores"] = opt.parse_scores(given["scores"], score, x)
-        device = device_of(network, x)
-        x = trees.each(lambda part: part.to(device), x)
-        tape = record(network, some(x, slice(1)), output=options["output"])
-        if options["keep_maps"] and not can_be_shown(x, tape.leaves):
-            _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
-            options["keep_maps"] = 0
-        skips = given["methods"] == "single-pass" and not given.get("param")
-        wanted = None if skips else chosen  # None: all that apply
-        study = _tested(given, network, x, names, wanted, target, options)
+        options["scores"] = opt.parse_scores(given["scores"], given["score"], x)
+        with inputs_told(network, x, options):
+            if options["keep_maps"] and not _can_be_shown(network, x, options["output"]):
+                options["keep_maps"] = 0
+            skips = given["methods"] == "single-pass" and not given.get("param")
+            wanted = None if skips else chosen  # None: all that apply
+            study = _tested(given, network, x, names, wanted, options)
         measured = [method for method in chosen if method.name in study.methods]
-        costs = costs_of(_console(), network, x, measured, target, options) if given["cost"] else {}
+        costs = costs_of(_console(), network, x, measured, options) if given["cost"] else {}
         results.show_study(_console(), study, study.verdicts(), costs)
         lines = results.save_study(folder, study, given["form"])
     _show_files(out, lines)
+
+
+def _can_be_shown(network: torch.nn.Module, x: Inputs, output: Part) -> bool:
+    """Whether maps can be kept, to be looked at; said where they cannot."""
+    if is_single(x):
+        return True
+    few = trees.each(lambda part: part.to(device_of(network, x)), some(x, slice(1)))
+    shown = can_be_shown(x, record(network, few, output=output).leaves)
+    if not shown:
+        _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
+    return shown
 
 
 def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
@@ -280,12 +290,11 @@ def _tested(
     x: Inputs,
     names: list[str],
     methods: list[Method] | None,
-    target: Target,
     options: opt.Options,
 ) -> Study:
     """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
-    study = randomization_test(network, x, methods, target, **options)
+    study = randomization_test(network, x, methods, **options)
     told = _circumstances(given, time.perf_counter() - begin)
     return study.annotated({"score": given["score"], **told}, names)
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from salience._cli.options import Options
 from salience._errors import SalienceError
-from salience._inputs.targets import Target
 from salience._tape.cost import cost
 from salience.rules._method import Method
 
@@ -18,13 +17,12 @@ def costs_of(
     network: nn.Module,
     x: object,
     methods: list[Method],
-    target: Target,
     run: Options,
 ) -> dict[str, float]:
     """What a map by each method of a test costs; none, and why, where it cannot be measured."""
-    given = {name: run[name] for name in ("batch_size", "output")}
+    given = {name: run[name] for name in ("target", "batch_size", "output")}
     try:
-        return cost(network, x, methods, target, **given)
+        return cost(network, x, methods, **given)
     except SalienceError as error:  # a long test is not lost for it
         console.print(Text(f"The cost was not measured: {error}"))
         return {}

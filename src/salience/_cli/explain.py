@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Column, Table
@@ -19,16 +19,14 @@ from salience._inputs.targets import resolve, select_output
 from salience._inputs.trees import Inputs
 from salience._memory import ran_out_of_memory
 from salience._study.maps import Maps
-from salience._tape.explain import explained
 from salience._tape.together import some
-from salience.rules._method import Method
 
 _FORWARD = 16  # inputs per forward pass, where no batch size is given
 _OVERVIEW_ROWS = 12
 
 
 def outputs_of(network: nn.Module, x: Inputs, run: Options) -> tuple[Tensor, Tensor]:
-    """The network's outputs and the target's values (N,), before anything long is begun."""
+    """The network's outputs and the target's values (N,), by plain passes."""
     parts, size, device = [], max(1, run["batch_size"] or _FORWARD), device_of(network, x)
     for first in range(0, trees.samples_of(x), size):
         rows = some(x, slice(first, first + size))
@@ -66,27 +64,25 @@ def device_of(network: nn.Module, x: Inputs) -> torch.device:
     return next((p.device for p in network.parameters()), trees.tensors_of(x)[0].device)
 
 
-def told_or_explained(
-    network: nn.Module, x: Inputs, chosen: list[Method], run: Options, skip: bool
-) -> Maps[Any]:
-    """The maps; that the network raised an error at its inputs is told as what is wrong with them.
-
-    skip  methods that do not apply, with a warning
-    """
+@contextmanager
+def inputs_told(network: nn.Module, x: Inputs, run: Options) -> Iterator[None]:
+    """Tell an error that the network raises at its inputs as what is wrong with them."""
     try:
-        return explained(network, x, chosen, **run, progress=sys.stderr.isatty(), skip=skip)
+        yield
     except Exception as error:
         if not isinstance(error, SalienceError) and not ran_out_of_memory(error):
             outputs_of(network, x, run)
         raise
 
 
-def table_of(maps: Maps[object]) -> Table:
-    """How far the maps of each method can be relied on."""
-    table = Table(Column("method", no_wrap=True), "largest error", "no rule for")
+def table_of(maps: Maps[object], costs: Mapping[str, float]) -> Table:
+    """How far the maps of each method can be relied on, and what they cost where that is known."""
+    spent = [Column("cost in gradients", justify="right")] if costs else []
+    table = Table(Column("method", no_wrap=True), "largest error", *spent, "no rule for")
     for name in maps:
         told = Text(", ".join(maps.uncovered.get(name, ())))
-        table.add_row(Text(name), maps.largest_error(name), told)
+        cost = [f"{costs[name]:.1f}" if name in costs else "-"] if costs else []
+        table.add_row(Text(name), maps.largest_error(name), *cost, told)
     return table
 
 

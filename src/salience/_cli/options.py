@@ -109,6 +109,9 @@ Overwrite = Annotated[
         "--overwrite", help="Replace the result that OUT holds, once the new one is complete."
     ),
 ]
+Cost = Annotated[
+    bool, typer.Option("--cost", help="Measure what a map costs, too, in plain gradients.")
+]
 Form = Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")]
 Study = Annotated[
     Path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,38 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def whole(model: Model, x: object) -> Inputs:
-    """All samples at once, with tensors for arrays."""
-    if not is_whole(x) and not isinstance(x, list):
-        raise expected(
-            "a tensor, an array or a table (B, ...)",
-            type(x).__name__,
-            "Load the data first; batches become one by torch.cat(list_of_batches).",
-        )
-    return in_dtype_of(model, _read(x))
+    """All samples at once, as `batches` reads them, on the model's device."""
+    parts = [batch for batch, _, _ in batches(model, x)]
+    if not parts:
+        raise no_batches()
+    return to_device_of(model, joined(parts))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Inputs or maps of consecutive batches as one; what is no tensor is that of the first."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(joined(column) for column in zip(*parts, strict=True))
+    if not trees.per_sample(first):
+        return first
+    if len(shapes := {tuple(part.shape[1:]) for part in parts}) > 1:
+        cure = "Pad all inputs to one length, or take the batches one by one."
+        raise expected("batches of samples of one shape", f"{sorted(shapes)}", cure)
+    return torch.cat(list(parts))
+
+
+def to_device_of(model: Model, x: X) -> X:
+    """The inputs on the device of the model's weights."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return x if parameter is None else trees.each(lambda t: t.to(parameter.device), x)
+
+
+def no_batches() -> SalienceError:
+    return expected("at least one batch", "an iterable without any", "Is it used up already?")
 
 
 def batches(model: Model, x: object) -> Iterator[tuple[Inputs, int, int | None]]:

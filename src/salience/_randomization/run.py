@@ -59,9 +59,7 @@ def randomization_test(
     """Similarity of maps between the trained network and its randomised versions.
 
     model       a module in eval mode; it is not modified, random weights live beside it
-    x           a tensor, array or table (N, ...), or integer ids that the model embeds; a tuple of
-                inputs for model(*x), a dict for model(**x); float64 becomes the dtype of the
-                model's weights, with a warning
+    x           as for `salience.explain`; batches are joined: a test needs all samples at once
     methods     as for `salience.explain`; all single-pass ones by default
     target      which scalar of the output, decided on the trained network (see retarget)
     cascade     how the network is randomised: order, stages, repeats, weights, batch_norm, seed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import expected, unknown
-from salience._inputs import trees
+from salience._inputs import batches, trees
 from salience._tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -165,30 +165,11 @@ def tensors_in(held: object) -> list[Tensor]:
 def joined(parts: Sequence[Maps[M]]) -> Maps[M]:
     """The maps of consecutive batches as one."""
     first = parts[0]
-    if len(parts) == 1:
-        return first
     return replace(
         first,
-        maps={name: _cat([part.maps[name] for part in parts]) for name in first.maps},
-        inputs=_cat([part.inputs for part in parts]),
-        output=torch.cat([part.output for part in parts]),
-        value=torch.cat([part.value for part in parts]),
-        error={name: torch.cat([part.error[name] for part in parts]) for name in first.error},
+        maps={name: batches.joined([part.maps[name] for part in parts]) for name in first.maps},
+        inputs=batches.joined([part.inputs for part in parts]),
+        output=batches.joined([part.output for part in parts]),
+        value=batches.joined([part.value for part in parts]),
+        error={name: batches.joined([part.error[name] for part in parts]) for name in first.error},
     )
-
-
-def _cat(parts: list[Any]) -> Any:
-    first = parts[0]
-    if isinstance(first, Mapping):
-        return {key: _cat([part[key] for part in parts]) for key in first}
-    if isinstance(first, tuple | list):
-        return tuple(_cat(list(column)) for column in zip(*parts, strict=True))
-    if not trees.per_sample(first):
-        return first
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise expected(
-            "batches whose maps have one shape",
-            f"{sorted({tuple(p.shape[1:]) for p in parts})}",
-            "Pad all inputs to one length, or explain the batches one by one.",
-        )
-    return torch.cat(parts)

@@ -48,7 +48,7 @@ def cost(
     passes include all of them. Median processor seconds, on a GPU synchronised wall seconds.
 
     model, x, methods, target, output
-                as for `salience.explain`; x holds all samples
+                as for `salience.explain`
     batch_size  samples of the batch (default 16), halved when memory runs out
 
     Returns {method: cost}, without methods that do not apply (with a warning) unless they are

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from salience._errors import expected
 from salience._inputs import trees
-from salience._inputs.batches import batches
+from salience._inputs.batches import batches, no_batches, to_device_of
 from salience._inputs.targets import Part, Target, rows_of
 from salience._inputs.trees import Inputs, Model, X
 from salience._inputs.validation import check_input, checked_model, whole_number
@@ -142,7 +141,7 @@ def explained(
                 part: slice, batch: Inputs = batch, first: int = first, total: int | None = total
             ) -> Maps[Any]:
                 rows = slice(first + part.start, first + part.stop)
-                here = _to_model(model, _some(batch, part))
+                here = to_device_of(model, _some(batch, part))
                 check_input(model, here)
                 tape = Tape(checked_pass(model, here, output, weights, given=batch))
                 wanted = rows_of(target, rows, total, tape.output)
@@ -158,7 +157,7 @@ def explained(
             size = batch_size or (count if total is None else SAMPLES_PER_PASS)
             results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
-        raise expected("at least one batch", "an iterable without any", "Is it used up already?")
+        raise no_batches()
     return joined(results)
 
 
@@ -191,8 +190,3 @@ def _of_rows(method: Method, rows: slice, total: int | None, tape: Tape) -> Meth
 def _some(batch: X, part: slice) -> X:
     """The samples of a slice; inputs of other lengths are left to the check that names them."""
     return trees.each(lambda tensor: tensor[part], batch)
-
-
-def _to_model(model: Model, batch: X) -> X:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return batch if parameter is None else trees.each(lambda t: t.to(parameter.device), batch)
