@@ -136,9 +136,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SalienceError, match="expected a study in"):
         salience.open(tmp_path)
     xarray.Dataset({"a": ("b", [1.0])}).to_netcdf(tmp_path / "other.nc")
-    with pytest.raises(
-        SalienceError, match=r"expected scores, or the maps of one input, in .*; got \['a'\]"
-    ):
+    with pytest.raises(SalienceError, match=r"the maps of one input, in .*; got a"):
         salience.open(tmp_path / "other.nc")
 
 
