@@ -37,10 +37,10 @@ def test_a_walk_that_another_thread_meets_in_its_middle(other):
     alone = {name: tape().explain(name, target=1) for name in ("lrp_epsilon", other)}
     recorded = tape()
 
-    def waits(map: Any, m: Tensor, eps: float) -> Tensor:
+    def waits(map: Any, m: Tensor) -> Tensor:
         inside.set()
         met.wait(0.5)  # in vain where walks wait for each other
-        return rules.epsilon(map, m, eps)
+        return rules.epsilon(map, m, 1e-3)
 
     slow = salience.methods["lrp_epsilon"]
     slow = replace(slow, name="slow", rules={**slow.rules, "linear": waits})
@@ -94,10 +94,10 @@ def test_a_rule_that_explains_the_same_tape_leaves_its_own_walk_as_it_was():
     recorded = tape()
     alone = recorded.explain("lrp_epsilon", 1)
 
-    def nested(map: Any, m: Tensor, eps: float) -> Tensor:
+    def nested(map: Any, m: Tensor) -> Tensor:
         recorded.explain("gradient", 2)
         recorded.explain("guided_backprop", 2)
-        return rules.epsilon(map, m, eps)
+        return rules.epsilon(map, m, 1e-3)
 
     outer = salience.methods["lrp_epsilon"]
     outer = replace(outer, name="outer", rules={**outer.rules, "linear": nested})

@@ -115,8 +115,7 @@ def test_a_model_that_filled_its_caches_before_is_explained_and_tested():
     for method in SINGLE:
         found = salience.explain(model, x_of(), method, target=1)[method]
         assert torch.equal(found, salience.explain(fresh, x_of(), method, target=1)[method])
-    given: dict[str, Any] = {"methods": ["gradient", "smoothgrad"],
-                             "parameters": {"smoothgrad": {"n": 2}}}  # fmt: skip
+    given: dict[str, Any] = {"methods": ["gradient", salience.rules.smoothgrad(n=2)]}
     study = test(model, x_of(), **given)
     assert model.last is last
     fresh(x_of(2))
