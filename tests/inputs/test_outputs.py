@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import within
 from torch import Tensor, nn
 
 import salience
 from salience import SalienceError
 
-
-def close(ours: Tensor, fact: Tensor, tolerance: float = 1e-9) -> None:
-    assert ours.shape == fact.shape
-    assert float((ours - fact).abs().max()) <= tolerance * max(float(fact.abs().max()), 1e-30)
+close = within(1e-9)
 
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, scalar: Any) -> Tensor:

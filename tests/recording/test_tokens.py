@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from chosen import with_error
+from closeness import within
 from torch import Tensor, nn
 
 import salience
@@ -24,9 +25,7 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 8]])
 WORDS, WIDTH = 9, 4
 
 
-def close(ours: Tensor, fact: Tensor, tolerance: float = 1e-10) -> None:
-    assert ours.shape == fact.shape
-    assert float((ours - fact).abs().max()) <= tolerance * max(float(fact.abs().max()), 1e-30)
+close = within(1e-10)
 
 
 class Text(nn.Module):

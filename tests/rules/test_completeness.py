@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from chosen import chosen, with_error
+from closeness import within
 from nets import chain, fill, new, small_nets
 from oracles import ORACLES
 from torch import Tensor, nn
@@ -32,9 +33,7 @@ class Counting(nn.Module):
         return self.net(x)
 
 
-def close(ours: Tensor, fact: Tensor, tolerance: float = 1e-12) -> None:
-    scale = float(fact.abs().max())
-    torch.testing.assert_close(ours, fact, rtol=0, atol=tolerance * scale)
+close = within(1e-12)
 
 
 def hinge() -> Counting:

@@ -25,7 +25,9 @@ def layer_kind(name: str) -> str:
     return "convolution" if is_convolution else "dense"
 
 
-def parts_of(name: str, args: Arguments, kwargs: Keywords, is_linear: bool) -> Function | None:
+def decomposition_of(
+    name: str, args: Arguments, kwargs: Keywords, is_linear: bool
+) -> Function | None:
     """The function to record in the place of a call, if it is one of known form.
 
     is_linear  the call is a linear map, which needs no parts but for factors that rules do not see

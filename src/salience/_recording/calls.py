@@ -13,7 +13,13 @@ from torch import Tensor
 
 from salience._operations import kinds
 from salience._operations.calls import Arguments, Function, Keywords
-from salience._operations.operands import flattened, linear_slots, of_itself, parts_of, positional
+from salience._operations.operands import (
+    decomposition_of,
+    flattened,
+    linear_slots,
+    of_itself,
+    positional,
+)
 from salience._operations.pure import under_autocast, unhooked
 from salience._recording.affine import step_of, without_zeros
 from salience._recording.classify import (
@@ -34,7 +40,7 @@ from salience._recording.readers import Readers
 from salience._recording.trace import (
     Operation,
     Trace,
-    leaves,
+    every,
     make_site,
     of_operands,
     run_operation,
@@ -77,7 +83,7 @@ class Calls:
         args, kwargs = positional(name, args, kwargs)
         if depends and known.parts is not None:
             is_linear = linear_slots(name, self.values.depends, args) is not None
-            parts = parts_of(name, args, kwargs, is_linear)
+            parts = decomposition_of(name, args, kwargs, is_linear)
             if parts is not None:
                 with self._seen():
                     return parts(*args, **kwargs)
@@ -96,14 +102,14 @@ class Calls:
 
     def operands(self, args: Arguments, kwargs: Keywords) -> list[Tensor]:
         """The values among the arguments of a call."""
-        tensors = leaves((args, kwargs), Tensor)
+        tensors = every((args, kwargs), Tensor)
         return [t for t in tensors if self.values.number(t) is not None]
 
     def _recorded(
         self, operation: Operation, operands: list[Tensor], result: object, chosen: bool
     ) -> object:
         """The result of a call, whose tensors are new values."""
-        tensors, depends = leaves(result, Tensor), operation.depends
+        tensors, depends = every(result, Tensor), operation.depends
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
         if not picks:  # no tensor, or one of the operands itself
             return result

@@ -11,7 +11,7 @@ from salience._operations import kinds
 from salience._operations.calls import Arguments, Keywords, Question
 from salience._operations.operands import layer_kind, linear_slots
 from salience._recording.linear_maps import Layer
-from salience._recording.trace import Operation, leaves
+from salience._recording.trace import Operation, every
 
 # kinds whose site reads the first argument alone
 _OF_ONE = frozenset("batch_norm relu bounded_relu activation normalization".split())
@@ -46,7 +46,7 @@ def _has_gates(name: str, args: Arguments, kwargs: Keywords, depends: Question) 
     known = kinds.of(name)
     if known.step == "div" and isinstance(args[0], Tensor) and args[0].is_floating_point():
         args = args[:1]
-    given = [t for t in leaves((args, kwargs), Tensor) if depends(t)]
+    given = [t for t in every((args, kwargs), Tensor) if depends(t)]
     floating = [t.is_floating_point() for t in given]
     if all(floating):
         return False
@@ -62,7 +62,7 @@ def selects(name: str, args: Arguments, kwargs: Keywords, depends: Question) -> 
     of experts' weights: what is chosen is a constant of the pass, or a gate (`gates`)."""
     if not kinds.of(name).selects:
         return False
-    tensors = leaves((args, kwargs), Tensor)
+    tensors = every((args, kwargs), Tensor)
     tables = [t for t in tensors if t.is_floating_point()]
     given = [t for t in tensors if depends(t)]
     whole = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in given)
@@ -109,7 +109,7 @@ def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Que
     product = operation.kind in ("product", "division")
     if not product and not kinds.of(operation.name).reciprocal:
         return False
-    tensors = leaves((operation.args, operation.kwargs), Tensor)
+    tensors = every((operation.args, operation.kwargs), Tensor)
     return all(is_reciprocal(t) for t in tensors if depends(t))
 
 

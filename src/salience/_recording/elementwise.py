@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from salience._operations import kinds
-from salience._recording.trace import Operation, Ref, Trace, leaves, tree_map
+from salience._recording.trace import Operation, Ref, Trace, every, tree_map
 
 _HOLDS = "_salience_made_of"  # on tensors: what they are made of, alive as long as they are
 
@@ -286,6 +286,6 @@ def evaluate(trace: Trace, value: int, given: dict[int, Tensor]) -> Tensor:
     if value not in given:
         operation = trace.producers[value]
         args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
-        result = leaves(operation.function(*args, **kwargs), Tensor)
+        result = every(operation.function(*args, **kwargs), Tensor)
         given[value] = result[operation.picks[operation.outputs.index(value)]]
     return given[value]

@@ -17,7 +17,7 @@ from salience._errors import SalienceError, expected
 from salience._inputs.trees import Key
 from salience._operations import kinds
 from salience._operations.calls import Arguments, Function, Keywords
-from salience._recording.trace import leaves
+from salience._recording.trace import every
 
 _TAG = "_salience_ids"
 
@@ -47,7 +47,7 @@ class Ids:
 
     def embedded(self, name: str, args: Arguments, kwargs: Keywords) -> Tensor | None:
         """The ids that a call looks up in a table of numbers, if it does."""
-        tables = [t for t in leaves((args, kwargs), Tensor) if t.is_floating_point()]
+        tables = [t for t in every((args, kwargs), Tensor) if t.is_floating_point()]
         if not kinds.of(name).embeds or len(tables) != 1:
             return None
         if name == "__getitem__":
@@ -55,7 +55,7 @@ class Ids:
         elif name == "index_select" and kwargs.get("dim", args[1] if len(args) > 1 else 0) != 0:
             return None
         else:
-            index = next((t for t in leaves((args, kwargs), Tensor) if self.origin(t)), None)
+            index = next((t for t in every((args, kwargs), Tensor) if self.origin(t)), None)
         return index if isinstance(index, Tensor) and self.origin(index) else None
 
     def follow(self, name: str, args: Arguments, kwargs: Keywords, result: object) -> None:
@@ -65,8 +65,8 @@ class Ids:
             return
         if known.alone:  # the second operand gives a shape or a type
             args, kwargs = args[:1], {}
-        operands = [t for t in leaves((args, kwargs), Tensor) if self.origin(t) is not None]
-        for tensor in leaves(result, Tensor) if operands else ():
+        operands = [t for t in every((args, kwargs), Tensor) if self.origin(t) is not None]
+        for tensor in every(result, Tensor) if operands else ():
             numbers = not (tensor.is_floating_point() or tensor.is_complex())
             if numbers and tensor.dtype != torch.bool and self.origin(tensor) is None:
                 origin = self.origin(operands[0])

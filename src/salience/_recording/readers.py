@@ -14,7 +14,7 @@ from salience._recording.affine import Layout, Step, pulled
 from salience._recording.chains import cut, join
 from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
-from salience._recording.trace import Operation, Ref, Site, Trace, leaves
+from salience._recording.trace import Operation, Ref, Site, Trace, every
 from salience._recording.values import Values
 
 
@@ -71,7 +71,7 @@ class Readers:
         elif kinds.of(operation.name).layout and operation.kind == "structural":
             before = self._values.number(operands[0])
             tail = self._tails.get(before) if before is not None else None
-            alone = len(leaves((operation.args, operation.kwargs), Ref)) == 1
+            alone = len(every((operation.args, operation.kwargs), Ref)) == 1
             if tail is None or not alone or result.numel() != operands[0].numel():
                 return
             if isinstance(operation.args[0], Ref) and result.is_floating_point():

@@ -30,7 +30,7 @@ from salience._recording.calls import Calls
 from salience._recording.linear_maps import Weights
 from salience._recording.linear_sites import AffineSite
 from salience._recording.standing import Standing
-from salience._recording.trace import Operation, leaves, tree_map
+from salience._recording.trace import Operation, every, tree_map
 from salience._recording.writes import write
 
 
@@ -163,7 +163,7 @@ class Recorder(TorchFunctionMode):
         """The output that is explained, as a tensor of this pass."""
         current = self._standing.current
         output = current(select(outputs))
-        read = {id(t): t for t in (*map(current, leaves(outputs, Tensor)), output)}
+        read = {id(t): t for t in (*map(current, every(outputs, Tensor)), output)}
         self.readers.consume([t for t in read.values() if self.values.number(t) is not None], None)
         for operation in self.trace.operations:
             site = operation.site

@@ -28,7 +28,7 @@ from salience._recording.trace import (
     Ref,
     Site,
     Trace,
-    leaves,
+    every,
     make_site,
     of_operands,
     run_operation,
@@ -79,7 +79,7 @@ def replay(
                 sites[operation.outputs[0]] = site
             with torch.set_grad_enabled(operation.kind != "detached"):
                 result = run_operation(operation, site, args, kwargs, root)
-            tensors = leaves(result, Tensor)
+            tensors = every(result, Tensor)
             for output, pick in zip(operation.outputs, operation.picks, strict=True):
                 if tensors[pick].shape != trace.shapes[output]:
                     return None

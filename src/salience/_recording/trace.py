@@ -49,7 +49,7 @@ class Operation:
 
     def inputs(self) -> list[int]:
         """The values that the operation reads."""
-        return [ref.index for ref in leaves((self.args, self.kwargs), Ref)]
+        return [ref.index for ref in every((self.args, self.kwargs), Ref)]
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Trace:
         return self.values - 1
 
 
-def leaves(tree: object, kind: type[T]) -> list[T]:
+def every(tree: object, kind: type[T]) -> list[T]:
     """All objects of a kind in nested containers."""
     found: list[T] = []
     _collect((tree,), kind, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from salience._recording.trace import Ref, Trace, leaves
+from salience._recording.trace import Ref, Trace, every
 
 _TAG = "_salience_value"  # on tensors of the pass: (the pass's token, number of the value)
 
@@ -70,4 +70,4 @@ class Values:
         known = self._trace.dependent
         if isinstance(tensor, Tensor):
             return self.number(tensor) in known
-        return any(self.number(leaf) in known for leaf in leaves(tensor, Tensor))
+        return any(self.number(leaf) in known for leaf in every(tensor, Tensor))

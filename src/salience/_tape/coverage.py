@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from salience._errors import printable
-from salience._recording.trace import Operation, Ref, Trace, leaves
+from salience._recording.trace import Operation, Ref, Trace, every
 from salience._tables import html_table, text_table
 from salience.rules._table import Method
 
@@ -88,4 +88,4 @@ def _followed(operation: Operation, method: Method | None) -> list[int]:
         return operation.inputs()
     held = [i for i, has in zip(operation.operands, operation.shares, strict=True) if not has]
     passing = [arg for i, arg in enumerate(operation.args) if i not in held]
-    return [ref.index for ref in leaves((passing, operation.kwargs), Ref)]
+    return [ref.index for ref in every((passing, operation.kwargs), Ref)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from salience._errors import NotApplicable
-from salience._recording.trace import Operation, Ref, Trace, leaves, tree_map
+from salience._recording.trace import Operation, Ref, Trace, every, tree_map
 
 _ELEMENTWISE = frozenset("add sub rsub mul div neg multiply divide subtract batch_norm".split())
 
@@ -95,7 +95,7 @@ def _run(trace: Trace, made: int, values: Mapping[int, Tensor]) -> Tensor:
         return _run(trace, ref.index, {}) if known is None else known  # made of parameters alone
 
     args, kwargs = tree_map(resolve, (operation.args, operation.kwargs), Ref)
-    results = leaves(operation.function(*args, **kwargs), Tensor)
+    results = every(operation.function(*args, **kwargs), Tensor)
     result = results[operation.picks[operation.outputs.index(made)]]
     if not result.is_floating_point():
         raise _refused(operation)

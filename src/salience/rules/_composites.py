@@ -90,25 +90,25 @@ def rules_of(
 
 
 def by_layer(
-    map: LinearMap,
+    linear: LinearMap,
     m: Tensor,
     choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
     common: Mapping[str, float],
 ) -> Tensor:
     """The rule that the composite has for this layer."""
-    name, own = choose(map.layer)
+    name, own = choose(linear.layer)
     if name not in RULES:
         raise expected(
             f"a rule for hidden layers ({', '.join(RULES)})",
-            f"{name!r} at {map.layer.name}",
+            f"{name!r} at {linear.layer.name}",
             "Rules that hand back relevance are for the input layer.",
         )
     rule, takes = RULES[name]
-    return rule(map, m, **{key: common[key] for key in takes if key in common} | dict(own))
+    return rule(linear, m, **{key: common[key] for key in takes if key in common} | dict(own))
 
 
 def at_input(
-    map: LinearMap,
+    linear: LinearMap,
     m: Tensor,
     low: object = None,
     high: object = None,
@@ -116,14 +116,14 @@ def at_input(
     choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
 ) -> Tensor | None:
     """Relevance by the input layer's rule, or None where that is a rule like any other."""
-    name, own = choose(map.layer)
+    name, own = choose(linear.layer)
     if name not in INPUT_RULES:
         return None
     rule, takes = INPUT_RULES[name]
     bounds = {"low": low, "high": high} | dict(own) if takes else {}
     if takes and bounds["low"] is None:
         raise expected("low and high for the box rule", "none", "Give the input's range.")
-    return rule(map, m, **bounds)
+    return rule(linear, m, **bounds)
 
 
 def _by_place(row: Preset, layer: Layer) -> str:

@@ -51,17 +51,17 @@ def spread_held(site: NormSite, m: Tensor) -> Tensor:
     return site.spread_held(m)
 
 
-def unchanged(map: LinearMap, m: Tensor) -> Tensor:
+def unchanged(linear: LinearMap, m: Tensor) -> Tensor:
     """W^T m: the gradient, which is LRP-0."""
-    return map.transpose(m)
+    return linear.transpose(m)
 
 
-def epsilon(map: LinearMap, m: Tensor, eps: float) -> Tensor:
+def epsilon(linear: LinearMap, m: Tensor, eps: float) -> Tensor:
     """W^T (m z / (z + eps sign z)), sign 0 = +1, z with its bias (Bach 2015)."""
     if eps == 0:
-        return map.transpose(m)
-    denominator = map.z.abs().add_(eps)
-    return map.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
+        return linear.transpose(m)
+    denominator = linear.z.abs().add_(eps)
+    return linear.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
 
 
 def _divide_(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _divide_(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def alpha_beta(
-    map: LinearMap, m: Tensor, alpha: float = 1.0, beta: float = 0.0, bias: bool = True
+    linear: LinearMap, m: Tensor, alpha: float = 1.0, beta: float = 0.0, bias: bool = True
 ) -> Tensor:
     """sum_j (alpha (a_i w_ij)+ / z+_j - beta (a_i w_ij)- / z-_j) R_j (Bach 2015).
 
@@ -78,25 +78,25 @@ def alpha_beta(
     P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is not needed but where z- is so small
     beside z+ that their rounding would drown it.
     """
-    z, (response, transpose) = map.z, map.positive()
-    biased = bias and map.bias is not None
-    positive = response + (map.bias_part("+") if biased else 0.0)  # a copy in any case
+    z, (response, transpose) = linear.z, linear.positive()
+    biased = bias and linear.bias is not None
+    positive = response + (linear.bias_part("+") if biased else 0.0)  # a copy in any case
     if beta == 0:
         share = _divide_(z, positive).mul_(m)
         return transpose(share if alpha == 1 else share.mul_(alpha))
-    total = z if bias or map.bias is None else z - map.bias_part("+") - map.bias_part("-")
+    total = z if bias or linear.bias is None else z - linear.bias_part("+") - linear.bias_part("-")
     below = positive - total  # -z-
     # what rounding leaves of a sum without negative terms is not a denominator
     rounding = (4 if z.dtype.itemsize < 4 else 64) * torch.finfo(z.dtype).eps
     clear = torch.add(below, positive, alpha=-rounding).sign_().clamp_(min=0)
     lost = _divide_(z, below.mul_(clear)).mul_(m)
     if _cancelled(positive, lost, z, m, clear):
-        negative, transpose_negative = map.negative()
-        negative = negative + (map.bias_part("-") if biased else 0.0)
+        negative, transpose_negative = linear.negative()
+        negative = negative + (linear.bias_part("-") if biased else 0.0)
         lost = transpose_negative(_divide_(z, negative).mul_(m).mul_(beta))
         return transpose(_divide_(z, positive).mul_(m).mul_(alpha)).sub_(lost)
     share = _divide_(z, positive).mul_(m).mul_(alpha).sub_(lost.mul_(beta))
-    return transpose(share).add_(map.transpose_(lost))
+    return transpose(share).add_(linear.transpose_(lost))
 
 
 def _cancelled(positive: Tensor, lost: Tensor, z: Tensor, m: Tensor, clear: Tensor) -> bool:
@@ -119,48 +119,52 @@ def _rows_(values: Tensor) -> Tensor:
     return torch.atleast_2d(values.abs_()).flatten(1).sum(1, dtype=wide)
 
 
-def z_plus(map: LinearMap, m: Tensor) -> Tensor:
+def z_plus(linear: LinearMap, m: Tensor) -> Tensor:
     """sum_j (a_i w_ij)+ / z+_j R_j without bias (Montavon 2017, Zhang 2016)."""
-    return alpha_beta(map, m, bias=False)
+    return alpha_beta(linear, m, bias=False)
 
 
-def gamma(map: LinearMap, m: Tensor, gamma: float = 0.25) -> Tensor:
+def gamma(linear: LinearMap, m: Tensor, gamma: float = 0.25) -> Tensor:
     """Contributions of the sign of z_j count 1 + gamma times (Montavon 2019, Andéol 2021).
 
     With c_ij = a_i w_ij and c^s its part of the sign s of z_j (0: +), biases alike,
     R_i = sum_j (c_ij + gamma c^s_ij) / (z_j + gamma z^s_j) R_j.
     """
-    z, (response, transpose) = map.z, map.positive()
-    positive = response + map.bias_part("+")
+    z, (response, transpose) = linear.z, linear.positive()
+    positive = response + linear.bias_part("+")
     favored = torch.where(z < 0, z - positive, positive)
     share = _divide_(z, favored.mul_(gamma).add_(z)).mul_(m)
     below = torch.where(z < 0, share, 0).mul_(gamma)
     above = torch.where(z < 0, 0, share).mul_(gamma)
-    return transpose(above.sub_(below)).add_(map.transpose_(share.add_(below)))
+    return transpose(above.sub_(below)).add_(linear.transpose_(share.add_(below)))
 
 
-def flat(map: LinearMap, m: Tensor) -> Tensor:
+def flat(linear: LinearMap, m: Tensor) -> Tensor:
     """R_i = sum_j R_j / (number of inputs of j): every input alike (Lapuschkin 2017)."""
-    ones = torch.ones_like(map.weight)
-    total, transpose = linear_response(lambda a: map.call(a, ones), torch.ones_like(map.a))
-    return transpose(_divide_(map.z, total).mul_(m))
+    ones = torch.ones_like(linear.weight)
+    total, transpose = linear_response(lambda a: linear.call(a, ones), torch.ones_like(linear.a))
+    return transpose(_divide_(linear.z, total).mul_(m))
 
 
-def w_squared(map: LinearMap, m: Tensor) -> Tensor:
+def w_squared(linear: LinearMap, m: Tensor) -> Tensor:
     """R_i = sum_j w_ij^2 / sum_i' w_i'j^2 R_j: an unbounded input (Montavon 2017)."""
-    square = map.weight.square()
-    total, transpose = linear_response(lambda a: map.call(a, square), torch.ones_like(map.a))
-    return transpose(_divide_(map.z, total).mul_(m))
+    square = linear.weight.square()
+    total, transpose = linear_response(lambda a: linear.call(a, square), torch.ones_like(linear.a))
+    return transpose(_divide_(linear.z, total).mul_(m))
 
 
-def z_bounded(map: LinearMap, m: Tensor, low: object, high: object) -> Tensor:
+def z_bounded(linear: LinearMap, m: Tensor, low: object, high: object) -> Tensor:
     """R_i = sum_j (a_i w_ij - low w+_ij - high w-_ij) / (their sum over i) R_j (Montavon 2017).
 
     Written as (a_i - low) w+_ij + (a_i - high) w-_ij: terms of one sign, which do not cancel.
     """
-    low = torch.as_tensor(low, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
-    high = torch.as_tensor(high, dtype=map.a.dtype, device=map.a.device).expand_as(map.a)
-    above, upward = linear_response(lambda a: map.call(a, map.weight_part("+")), map.a - low)
-    below, downward = linear_response(lambda a: map.call(a, map.weight_part("-")), map.a - high)
-    share = _divide_(map.z, above.add_(below)).mul_(m)
-    return (map.a - low) * upward(share) + (map.a - high) * downward(share)
+    low = torch.as_tensor(low, dtype=linear.a.dtype, device=linear.a.device).expand_as(linear.a)
+    high = torch.as_tensor(high, dtype=linear.a.dtype, device=linear.a.device).expand_as(linear.a)
+    above, upward = linear_response(
+        lambda a: linear.call(a, linear.weight_part("+")), linear.a - low
+    )
+    below, downward = linear_response(
+        lambda a: linear.call(a, linear.weight_part("-")), linear.a - high
+    )
+    share = _divide_(linear.z, above.add_(below)).mul_(m)
+    return (linear.a - low) * upward(share) + (linear.a - high) * downward(share)
