@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from salience._errors import NotApplicable
+from salience._operations import kinds
 from salience._recording.trace import Operation, Ref, Trace, every, tree_map
-
-_ELEMENTWISE = frozenset("add sub rsub mul div neg multiply divide subtract batch_norm".split())
 
 
 def to_inputs(
@@ -27,7 +26,7 @@ def to_inputs(
     for made in reversed(between):
         part, operation = found.pop(made), trace.producers[made]
         operands = _operands(trace, operation)
-        if operation.name in _ELEMENTWISE:
+        if kinds.of(operation.name).step is not None:
             shares: Sequence[Tensor] = [part.sum_to_size(trace.shapes[operands[0]])]
         else:
             shares = _shares(trace, made, {i: values[i] for i in operands}, part)
@@ -60,7 +59,7 @@ def _between(trace: Trace, index: int, inputs: Mapping[int, object]) -> list[int
             continue
         operation = trace.producers[value]
         operands = _operands(trace, operation)
-        joined = len(operands) > 1 and operation.name in _ELEMENTWISE
+        joined = len(operands) > 1 and kinds.of(operation.name).step is not None
         if operation.kind not in ("structural", "batch_norm", "affine") or not operands or joined:
             raise _refused(operation)
         found.add(value)
