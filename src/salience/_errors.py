@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ def expected(what: str, got: str, cure: str) -> SalienceError:
 
 def warn(message: str) -> None:
     """A SalienceWarning about the line outside of this package that led here."""
-    here, level, frame = f"{Path(__file__).parent}/", 1, sys._getframe(0)
+    here, level, frame = str(Path(__file__).parent) + os.sep, 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, SalienceWarning, stacklevel=level)

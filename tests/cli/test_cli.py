@@ -80,7 +80,7 @@ def test_all_methods_with_their_errors_inputs_and_outputs(folder):
         exec(FACTORY, scope)
         network = scope["net"]().eval()
     maps = salience.explain(network, x, chosen({"smoothgrad": {"n": 3}}), seed=4)
-    assert list(file) == list(maps) and file.errors == maps.errors
+    assert list(file) == list(maps) and file.error_names == maps.error_names
     for name, values in maps.items():
         assert name in result.stdout
         np.testing.assert_array_equal(file[name], values, err_msg=name)

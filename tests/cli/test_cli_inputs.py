@@ -179,6 +179,17 @@ def test_methods_that_do_not_apply_are_left_out_unless_named(folder):
     assert "got 'layer_norm'" in refused.stderr
 
 
+@pytest.mark.parametrize("methods", ["all", "single-pass"])
+def test_a_parameter_changes_nothing_about_what_check_leaves_out(folder, methods):
+    few = ["--param", "lrp_epsilon.eps=0.1", "--stages", 1]
+    few += ["--param", "smoothgrad.n=2"] if methods == "all" else []
+    result, data = checked("nets.py:normed", "ids.npy", "--methods", methods, *few)
+    names = list(data.method.values)
+    assert "deep_taylor" not in names and {"lrp_epsilon", "gradient"} <= set(names)
+    assert "Warning: deep_taylor is left out: " in result.stderr
+    assert "'eps': 0.1" in data.attrs["method_parameters"]
+
+
 # -- salience check --------------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from salience._cli.app import app
-from salience._recording.recorder import Recorder
 
 NETS = """
 from torch import nn
@@ -21,22 +20,14 @@ def words():
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of samples of every pass that is recorded."""
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recordings: list[int]) -> list[int]:
+    """Networks and data in a folder, and the number of samples of every pass recorded."""
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(NETS)
     random = np.random.default_rng(0)
     np.save("images.npy", random.normal(size=(5, 1, 8, 8)).astype("f4"))
     np.save("words.npy", random.integers(5, size=(5, 3)))
-    sizes: list[int] = []
-    start = Recorder.start
-
-    def noted(self, x):
-        sizes.append(len(x))
-        return start(self, x)
-
-    monkeypatch.setattr(Recorder, "start", noted)
-    return sizes
+    return recordings
 
 
 def run(*words: str) -> None:

@@ -8,7 +8,6 @@ from reference_randomization import cases
 from torch import Tensor, nn
 
 import salience
-from salience._recording.recorder import Recorder
 
 SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
 
@@ -27,20 +26,6 @@ class Noted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.passes.append(len(x))
         return self.net(x)
-
-
-@pytest.fixture
-def recordings(monkeypatch) -> list[int]:
-    """Grows by one with every pass that is recorded, of the model or of a copy."""
-    begun: list[int] = []
-    start = Recorder.start
-
-    def noted(self, x):
-        begun.append(len(x))
-        return start(self, x)
-
-    monkeypatch.setattr(Recorder, "start", noted)
-    return begun
 
 
 @pytest.mark.parametrize("order", ORDERS)

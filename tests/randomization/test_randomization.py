@@ -218,7 +218,7 @@ def test_the_trained_maps_tell_their_errors():
         for method in map(str, data.method.values):
             found = values(data, name, method)
             if method in wanted:
-                assert maps.errors[method] == name
+                assert maps.error_names[method] == name
                 expected = maps.error[method].numpy()
                 # float32 sums of terms that cancel, in batches of another size
                 np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)

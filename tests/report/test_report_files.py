@@ -118,7 +118,7 @@ def test_maps_of_explain_are_reported(tmp_path: Path) -> None:
         inputs[:, 0, 0],
         inputs[:, 0, 0, 0],
         {"lrp_epsilon": torch.tensor([0.1, 0.3], dtype=torch.float64)},
-        errors={"lrp_epsilon": "conservation_error"},
+        error_names={"lrp_epsilon": "conservation_error"},
         attrs={"model": "Net", "options": json.dumps({"target": 1})},
     ).save(tmp_path / "maps.nc")
     page = report_command(tmp_path, tmp_path / "report.html", say=lambda _: None).read_text()

@@ -397,7 +397,7 @@ def test_errors_are_joined_over_batches(size: int | None):
     tape = salience.record(net, x)
     for name in names:
         error = "conservation_error" if name in RELEVANCE else "completeness_error"
-        assert maps.errors[name] == error
+        assert maps.error_names[name] == error
         _, fact = with_error(tape, name, [0, 1, 2])
         torch.testing.assert_close(maps.error[name], fact, rtol=1e-7, atol=1e-12)
     assert not salience.explain(net, x, "gradient").error

@@ -85,7 +85,7 @@ def test_a_file_gives_back_what_was_saved(case: str, form: str, tmp_path: Path):
         assert type(read["gradient"]) is type(maps["gradient"])
         assert torch.equal(read.output, maps.output.to(read.output.dtype))
         assert torch.equal(read.value, maps.value.to(read.value.dtype))
-        assert read.errors == maps.errors
+        assert read.error_names == maps.error_names
         assert read.parameters == maps.parameters
         assert {n: list(u) for n, u in read.uncovered.items()} == maps.uncovered
 

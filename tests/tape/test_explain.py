@@ -46,7 +46,7 @@ def agree(maps: Maps[Tensor], whole: Maps[Tensor]) -> None:
     for name, reference in whole.items():
         assert reference.abs().max() > 0
         torch.testing.assert_close(maps[name], reference, rtol=1e-9, atol=1e-12)
-    assert list(maps.error) == list(whole.error) and maps.errors == whole.errors
+    assert list(maps.error) == list(whole.error) and maps.error_names == whole.error_names
     for name, error in whole.error.items():
         assert error.shape == (B,)
         torch.testing.assert_close(maps.error[name], error, rtol=1e-6, atol=1e-9)
@@ -61,7 +61,7 @@ def test_all_methods_by_default(whole):
     for name, method in salience.methods.items():
         complete = {"integrated_gradients": "completeness_error"}.get(name)
         error = "conservation_error" if method.relevance else complete
-        assert whole.errors.get(name) == error and (name in whole.error) == (error is not None)
+        assert whole.error_names.get(name) == error and (name in whole.error) == (error is not None)
 
 
 def test_the_errors_are_what_they_say(whole):
@@ -180,6 +180,19 @@ def test_parameters_reach_their_method_only():
     default = salience.explain(MODEL, X, "lrp_epsilon", Y)["lrp_epsilon"]
     assert not torch.allclose(default, expected)
     assert maps.parameters == {"lrp_epsilon": {"eps": 0.5}, "gradient": {}}
+
+
+def test_batches_are_told_as_one(monkeypatch):
+    looked: list[str] = []
+    look = salience.Tape.uncovered
+    monkeypatch.setattr(
+        salience.Tape, "uncovered", lambda self, m: looked.append(m.name) or look(self, m)
+    )
+    each = rules.integrated_gradients(torch.randn_like(X), max_steps=4)
+    maps = salience.explain(MODEL, X, [each, "gradient"], Y, batch_size=2)
+    assert looked == ["integrated_gradients", "gradient"]  # of the first batch
+    assert maps.parameters["integrated_gradients"]["baseline"] is each.parameters["baseline"]
+    assert torch.equal(maps.inputs, X) and len(maps.value) == len(X)
 
 
 def test_the_seed_is_that_of_smoothgrad():

@@ -36,7 +36,7 @@ from salience._inputs import trees
 from salience._inputs.targets import Part
 from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
-from salience._randomization.run import randomization_test
+from salience._randomization.run import answered
 from salience._study.provenance import provenance, weights_file
 from salience._study.store import write
 from salience._study.study import Study
@@ -258,9 +258,7 @@ def _check(given: opt.Options) -> None:
         with inputs_told(network, x, options):
             if options["keep_maps"] and not _can_be_shown(network, x, options["output"]):
                 options["keep_maps"] = 0
-            skips = given["methods"] == "single-pass" and not given.get("param")
-            wanted = None if skips else chosen  # None: all that apply
-            study = _tested(given, network, x, names, wanted, options)
+            study = _tested(given, network, x, names, chosen, options)
         measured = [method for method in chosen if method.name in study.methods]
         costs = costs_of(_console(), network, x, measured, options) if given["cost"] else {}
         results.show_study(_console(), study, study.verdicts(), costs)
@@ -291,12 +289,12 @@ def _tested(
     network: torch.nn.Module,
     x: Inputs,
     names: list[str],
-    methods: list[Method] | None,
+    methods: list[Method],
     options: opt.Options,
 ) -> Study:
     """The test, with the names of the inputs, what verdicts are about and how it was made."""
     begin = time.perf_counter()
-    study = randomization_test(network, x, methods, **options)
+    study = answered(network, x, methods, **options, skip=given["methods"] in _SETS)
     told = _circumstances(given, time.perf_counter() - begin)
     return study.annotated({"score": given["score"], **told}, names)
 

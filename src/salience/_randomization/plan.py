@@ -29,7 +29,7 @@ KINDS = ("standard", "smooth", "efficient")
 class Question:
     """What a test is asked: the arguments of `randomization_test`.
 
-    all_that_apply  leave methods out that do not apply, with a warning
+    skip  leave methods out that do not apply, with a warning
     """
 
     model: Callable[..., object]
@@ -42,7 +42,7 @@ class Question:
     controls: bool
     keep_maps: int
     output: Part
-    all_that_apply: bool
+    skip: bool
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -120,7 +120,7 @@ def _applicable(question: Question, tape: Tape) -> tuple[Method, ...]:
                 tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
             found.append(method)
         except NotApplicable as error:
-            if not question.all_that_apply:
+            if not question.skip:
                 raise
             warn(f"{method.name} is left out: {error}")
     return tuple(found)

@@ -100,6 +100,42 @@ def randomization_test(
     {'method': 3, 'stage': 2, 'repeat': 2, 'sample': 3}
     """
     _check_options(cascade, others)
+    return answered(
+        model,
+        x,
+        methods,
+        target,
+        cascade,
+        kind=kind,
+        scores=scores,
+        retarget=retarget,
+        controls=controls,
+        keep_maps=keep_maps,
+        progress=progress,
+        batch_size=batch_size,
+        output=output,
+        skip=methods is None,
+    )
+
+
+def answered(
+    model: Callable[..., object],
+    x: object,
+    methods: Methods | None,
+    target: Target,
+    cascade: Cascade,
+    *,
+    kind: str = "standard",
+    scores: Sequence[str] | None = None,
+    retarget: bool = False,
+    controls: bool = True,
+    keep_maps: int = 0,
+    progress: bool = True,
+    batch_size: int | None = None,
+    output: Part = None,
+    skip: bool = False,
+) -> Study:
+    """`randomization_test`; skip: leave out the methods that do not apply, with a warning."""
     model = checked_model(model)
     x = whole(model, x)
     check_input(model, x)
@@ -120,7 +156,7 @@ def randomization_test(
         controls=controls,
         keep_maps=min(keep_maps, count),
         output=output,
-        all_that_apply=methods is None,
+        skip=skip,
     )
     with torch.inference_mode(False), torch.enable_grad():
         plan = planned(question, x)

@@ -36,7 +36,7 @@ class Maps(Mapping[str, M], Generic[M]):
                 gradients; other methods have none
     uncovered   name -> operations that the method has no rule for, which pass by plain autograd
     parameters  name -> those of the method
-    errors      name -> what `error` is: "conservation_error" or "completeness_error"
+    error_names name -> what `error` is: "conservation_error" or "completeness_error"
     attrs       where the maps come from
 
     Of a tuple or dict of inputs, a map is a tuple or dict. `maps[:8]` are those of the first
@@ -55,7 +55,7 @@ class Maps(Mapping[str, M], Generic[M]):
     error: Mapping[str, Tensor] = field(default_factory=dict)
     uncovered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    errors: Mapping[str, str] = field(default_factory=dict)
+    error_names: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @overload
@@ -145,7 +145,7 @@ class Maps(Mapping[str, M], Generic[M]):
         """The largest error of a method's maps, in words; empty for one that has none."""
         if name not in self.error or not len(self.error[name]):
             return ""
-        kind = self.errors.get(name, "").removesuffix("_error")
+        kind = self.error_names.get(name, "").removesuffix("_error")
         return f"{kind} {float(self.error[name].max()):.2g}".lstrip()
 
 

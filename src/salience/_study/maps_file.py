@@ -47,7 +47,7 @@ def to_xarray(maps: Maps[object]) -> xarray.Dataset:
     width = next(iter(maps.error.values()), maps.value).dtype
     none = np.full(len(maps.value), np.nan, _array(torch.zeros(1, dtype=width)).dtype)
     for error in ERRORS:
-        rows = [_array(maps.error[n]) if maps.errors.get(n) == error else none for n in maps]
+        rows = [_array(maps.error[n]) if maps.error_names.get(n) == error else none for n in maps]
         variables[error] = ((_METHOD, _SAMPLE), np.stack(rows))
     uncovered = [", ".join(maps.uncovered.get(name, ())) for name in maps]
     coordinates = {

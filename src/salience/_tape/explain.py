@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
@@ -141,16 +142,25 @@ def explained(
                 part: slice, batch: Inputs = batch, first: int = first, total: int | None = total
             ) -> Maps[Any]:
                 rows = slice(first + part.start, first + part.stop)
-                here = to_device_of(model, _some(batch, part))
+                given = _some(batch, part)
+                here = to_device_of(model, given)
                 check_input(model, here)
                 tape = Tape(checked_pass(model, here, output, weights, given=batch))
                 wanted = rows_of(target, rows, total, tape.output)
                 own = [_of_rows(method, rows, total, tape) for method in left]
                 maps = maps_of(
-                    tape, own, wanted, seed=seed, strict=strict, skip=skip, say=bar.set_postfix_str
+                    tape,
+                    own,
+                    wanted,
+                    seed=seed,
+                    strict=strict,
+                    skip=skip,
+                    tell=not results,
+                    say=bar.set_postfix_str,
                 )
                 left[:] = [method for method in left if method.name in maps]
                 bar.update(len(tape.output))
+                maps = replace(maps, inputs=given)  # which need not come back from the device
                 return maps.to(trees.tensors_of(batch)[0].device)
 
             count = trees.samples_of(batch)
@@ -158,7 +168,7 @@ def explained(
             results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
         raise no_batches()
-    return joined(results)
+    return replace(joined(results), parameters={m.name: m.parameters for m in left})
 
 
 def _bar(progress: bool, count: int) -> tqdm[NoReturn]:

@@ -210,11 +210,13 @@ def maps_of(
     seed: int = 0,
     strict: bool = False,
     skip: bool = False,
+    tell: bool = True,
     say: Callable[[str], object] = str,
 ) -> Maps[Any]:
     """The maps of methods from one pass.
 
     skip  leave out the methods that do not apply, with a warning
+    tell  what each has no rule for, which costs a look at every operation
     say   is told the name of each method
     """
     scalar = targets.resolve(target, tape.output)
@@ -241,7 +243,7 @@ def maps_of(
         tape.output,
         scalar(tape.output) if value is None else value,
         error,
-        {method.name: tape.uncovered(method) for method in used},
+        {method.name: tape.uncovered(method) for method in used if tell},
         {method.name: method.parameters for method in used},
         {method.name: method.error for method in used if method.error and method.name in error},
     )

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from salience._errors import SalienceWarning, expected
+from salience._errors import expected, warn
 from salience.models._factory import guarded
 from salience.models._optional import import_torchvision, need
 
@@ -30,11 +30,9 @@ def build(scheme: str, name: str, has_weights: bool) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)  # about their initialisers
         model = guarded(lambda: make(name), f"{scheme} to build {name}")
     if not has_weights:
-        warnings.warn(
+        warn(
             f"{scheme}:{name} has random weights: its maps show nothing that was learned. "
-            "Nothing is downloaded; give a file of weights by --weights.",
-            SalienceWarning,
-            stacklevel=4,
+            "Nothing is downloaded; give a file of weights by --weights."
         )
     return model
 

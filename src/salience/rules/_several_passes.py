@@ -31,7 +31,6 @@ class Pass(Protocol):
 
 
 SAMPLES_PER_PASS = 16  # unless the batch itself is larger
-_GRADIENT = Method("gradient", "df/dx", "")
 
 
 def _values(tape: Pass) -> list[Tensor]:
@@ -98,7 +97,13 @@ def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def integrated_gradients(
-    tape: Pass, target: Scalar, seed: int, baseline: object, tol: float, max_steps: int
+    tape: Pass,
+    target: Scalar,
+    seed: int,
+    gradient: Method,
+    baseline: object,
+    tol: float,
+    max_steps: int,
 ) -> Attribution:
     """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
 
@@ -113,7 +118,7 @@ def integrated_gradients(
     maps, error = [torch.zeros_like(x) for x in values], torch.full_like(difference, torch.inf)
     steps = min(16, max_steps)
     while True:
-        means = _mean_gradients(tape, target, begins, steps)
+        means = _mean_gradients(tape, gradient, target, begins, steps)
         refined = [(x - x0) * m for x, x0, m in zip(values, begins, means, strict=True)]
         missing = (sum(rows(map).sum(1) for map in refined) - difference).abs()
         scale = difference.abs().clamp(min=torch.finfo(difference.dtype).tiny)
@@ -127,7 +132,9 @@ def integrated_gradients(
     return Attribution(tuple(maps), error)
 
 
-def _mean_gradients(tape: Pass, target: Scalar, begins: list[Tensor], steps: int) -> list[Tensor]:
+def _mean_gradients(
+    tape: Pass, gradient: Method, target: Scalar, begins: list[Tensor], steps: int
+) -> list[Tensor]:
     """The mean of df/dx over the midpoints of equal steps from x0 to x, for each leaf."""
     values = _values(tape)
     midpoints = (torch.arange(steps, device=values[0].device, dtype=torch.float64) + 0.5) / steps
@@ -137,7 +144,7 @@ def _mean_gradients(tape: Pass, target: Scalar, begins: list[Tensor], steps: int
             x0 + columns(midpoints[part].to(x.dtype), x[None]) * (x - x0)
             for x, x0 in zip(values, begins, strict=True)
         ]  # (copies, B, ...)
-        return _summed(tape, _GRADIENT, target, between)
+        return _summed(tape, gradient, target, between)
 
     totals = [torch.zeros_like(x) for x in values]
     parts = in_parts(part_sum, steps, _copies_per_pass(len(tape.output)))

@@ -85,7 +85,8 @@ def integrated_gradients(baseline: object = 0.0, tol: float = 0.01, max_steps: i
     given = {"baseline": baseline, "tol": tol, "max_steps": max_steps}
     return Method(
         "integrated_gradients", "(x - x0) times the mean gradient on the way from x0 to x",
-        "Sundararajan 2017", parameters=given, run=partial(passes.integrated_gradients, **given),
+        "Sundararajan 2017", parameters=given,
+        run=partial(passes.integrated_gradients, gradient=gradient(), **given),
         complete=True, make=integrated_gradients,
     )  # fmt: skip
 
