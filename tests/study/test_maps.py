@@ -176,19 +176,21 @@ def test_a_figure_of_maps():
 
 
 HOSTILE = {
-    "a container of a billion": {"container": json.dumps(10**9)},
-    "a container of numbers": {"container": json.dumps([1, 2])},
-    "no names": {"container": json.dumps(["a"])},
-    "no JSON": {"container": "{"},
-    "no parameters": {"parameters": "{"},
+    "many": ({"container": json.dumps(10**6)}, "says that it has 1000000 inputs"),
+    "none": ({"container": json.dumps(-1)}, "does not hold the inputs"),
+    "numbers": ({"container": json.dumps([1, 2])}, "does not hold the inputs"),
+    "other names": ({"container": json.dumps(["a"])}, "does not hold the inputs"),
+    "no JSON": ({"container": "{"}, "Expecting"),
+    "no parameters": ({"parameters": "{"}, "Expecting"),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_a_file_says_of_its_inputs_is_not_believed(case: str, tmp_path: Path):
-    dataset = salience.explain(*single(), "gradient").to_xarray().assign_attrs(HOSTILE[case])
+    attributes, told = HOSTILE[case]
+    dataset = salience.explain(*single(), "gradient").to_xarray().assign_attrs(attributes)
     dataset.to_netcdf(tmp_path / "maps.nc")
-    with pytest.raises(SalienceError, match=r"expected a study in .*maps\.nc"):
+    with pytest.raises(SalienceError, match=rf"expected a study in .*maps\.nc; got .*{told}"):
         salience.open(tmp_path)
 
 
