@@ -10,6 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, SalienceWarning
+from salience._faithfulness.options import Removal
+from salience._faithfulness.run import faithfulness
+from salience._faithfulness.scores import SCORES as faithfulness_scores
 from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
@@ -34,6 +37,7 @@ __all__ = [
     "Coverage",
     "Maps",
     "Method",
+    "Removal",
     "SalienceError",
     "SalienceWarning",
     "Similarity",
@@ -46,6 +50,8 @@ __all__ = [
     "attribution_by_value",
     "cost",
     "explain",
+    "faithfulness",
+    "faithfulness_scores",
     "methods",
     "models",
     "open",

@@ -4,3 +4,4 @@ RISE = "complexity_rise"  # the score of the efficient test
 POSITIVE_METHOD, RANDOM_MAP = "gradient", "random_map"  # controls
 NEGATIVE, FLOOR = "negative control", "floor control"  # their roles
 ERRORS = ("conservation_error", "completeness_error")  # of maps
+REFERENCE, OCCLUSION = "reference", "occlusion"  # what faithfulness is measured by, as a map
