@@ -15,7 +15,7 @@ from salience._faithfulness.effects import Passes
 from salience._faithfulness.judged import effects_of, stacked
 from salience._faithfulness.plan import Plan
 from salience._faithfulness.replacements import replacement_of
-from salience._faithfulness.subject import subject_of
+from salience._faithfulness.subject import at_leaves, subject_of
 from salience._inputs import trees
 from salience._inputs.targets import Scalar, Target, resolve, rows_of
 from salience._inputs.trees import Inputs
@@ -38,6 +38,7 @@ class Batch:
     effects     "deletion" (sample, cell), "subsets" (sample, set)
     value       (sample,) the target
     emptied     (sample,) the target once everything is replaced
+    dependence  (network, sample) what replacing everything does to it on untrained networks
     errors      name -> (candidate, sample)
     other       (candidate, sample) |Spearman| of the map and that for another target
     first       method -> the first sample's map; spread: largest difference from it
@@ -48,6 +49,7 @@ class Batch:
     effects: Mapping[str, Numbers]
     value: Numbers
     emptied: Numbers
+    dependence: Numbers
     errors: Mapping[str, Numbers]
     other: Numbers
     first: Mapping[str, Tensor]
@@ -78,10 +80,10 @@ def compared(
         n: surface.sums_of_given(m[rows].to(tape.output.device)) for n, m in question.given.items()
     }
     told |= surface.controls(question.removal.seed, rows.start)
-    untrained = _untrained(plan, tape, scalar, surface)
     ones = {name: as_one(tape.x, own) for name, own in maps.items()}
     first = before.first if before else {name: m[:1].clone() for name, m in ones.items()}
     passes = _passes(plan, tape, scalar, size, done)
+    untrained, dependence = _untrained(plan, tape, passes, surface)
     count = trees.samples_of(here)
     scores, names = question.scores, list(plan.roles)
     effects = effects_of(passes, plan.sets, {score.of for score in scores.values()})
@@ -98,6 +100,7 @@ def compared(
         effects={name: numbers(found) for name, found in drops.items() if found is not None},
         value=numbers(effects.value),
         emptied=numbers(effects.emptied),
+        dependence=numbers(dependence),
         errors={name: _errors(plan, name, errors, count) for name in ERRORS},
         other=_rows(names, others, count),
         first=first,
@@ -134,17 +137,34 @@ def _maps(
     return maps, errors, others
 
 
-def _untrained(plan: Plan, tape: Tape, scalar: Scalar, surface: Surface) -> dict[str, list[Sums]]:
-    """The sums of each method's maps on networks whose weights are all random."""
+def _untrained(
+    plan: Plan, tape: Tape, passes: Passes, surface: Surface
+) -> tuple[dict[str, list[Sums]], Tensor]:
+    """The sums of each method's maps on networks whose weights are all random; and (network, B)
+    what replacing everything does to the target there."""
     found: dict[str, list[Sums]] = {method.name: [] for method in plan.methods}
-    cascade, model = plan.question.cascade, plan.question.model
+    dependence: list[Tensor] = []
+    cascade, model, scalar = plan.question.cascade, plan.question.model, passes.scalar
     for repeat in range(plan.networks):
         assert cascade is not None
         for _, random in randomized_tapes(model, tape, cascade, repeat, [plan.stages - 1]):
             for method in plan.methods:
                 made = random.explain_leaves(method, scalar, seed=plan.question.removal.seed)
                 found[method.name].append(surface.sums(made.maps))
-    return found
+            dependence.append(_dependence(plan, random, passes))
+    return found, torch.stack(dependence) if dependence else passes.subject.values[0].new_empty(
+        0, 0
+    )
+
+
+def _dependence(plan: Plan, random: Tape, passes: Passes) -> Tensor:
+    """f(x) - f(x with everything replaced) on an untrained network, (B,) float64."""
+    cascade = plan.question.cascade
+    here = passes.scalar(random.output).double()
+    if plan.ids or cascade is None or cascade.batch_norm != "keep":  # it cannot run again
+        return torch.full_like(here, torch.nan)
+    emptied = random.again(*at_leaves(random.leaves, passes.emptied()))
+    return here - passes.scalar(emptied.output).double()
 
 
 def _another(target: Target, output: Tensor) -> Scalar | None:

@@ -42,6 +42,9 @@ def dataset_of(plan: Plan, x: object, batches: Sequence[Batch]) -> xarray.Datase
         if name in batches[0].effects:
             found = joined([batch.effects[name] for batch in batches], 0)
             data[name] = ((SAMPLE, axis), found)
+    if plan.networks:
+        found = joined([b.dependence for b in batches])
+        data["untrained_dependence"] = ((NETWORK, SAMPLE), found)
     for name in ERRORS:
         found = joined([b.errors[name] for b in batches])
         data[f"candidate_{name}"] = ((CANDIDATE, SAMPLE), found)

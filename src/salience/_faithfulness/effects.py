@@ -52,6 +52,12 @@ class Passes:
         none = torch.zeros(1, *self.grid.space, dtype=torch.bool, device=self.device)
         return self.targets(lambda part: none, 1)[:, 0]
 
+    def emptied(self) -> list[Tensor]:
+        """The values with everything replaced, (B, C, *space) each."""
+        every = torch.ones(1, *self.grid.space, dtype=torch.bool, device=self.device)
+        pairs = zip(self.subject.values, self.replace, strict=True)
+        return [put(values, every).expand(1, *values.shape)[0] for values, put in pairs]
+
     def targets(self, masks: Masks, count: int) -> Tensor:
         """The target once the positions of each of so many masks are replaced, (B, count)."""
 

@@ -73,7 +73,7 @@ def subject_of(model: Model, tape: Tape, part: Part, ids: bool) -> Subject:
     values = values_of(tape.x, tape.leaves, ids)
     plain = _plain(model, part)
     if plain is None or (tape.leaves[0].embedded and not ids):
-        return Subject(values, lambda new: tape.again(*_at_leaves(tape.leaves, new)).output)
+        return Subject(values, lambda new: tape.again(*at_leaves(tape.leaves, new)).output)
 
     def outputs(new: list[Tensor]) -> Tensor:
         return plain(_inputs(tape.x, tape.leaves, new[0], ids))
@@ -81,7 +81,8 @@ def subject_of(model: Model, tape: Tape, part: Part, ids: bool) -> Subject:
     return Subject(values, outputs)
 
 
-def _at_leaves(leaves: Sequence[Leaf], new: Sequence[Tensor]) -> list[Tensor]:
+def at_leaves(leaves: Sequence[Leaf], new: Sequence[Tensor]) -> list[Tensor]:
+    """Values (B, C, *space) in the shapes of the leaves."""
     pairs = zip(leaves, new, strict=True)
     return [
         values.movedim(1, -1) if leaf.embedded else values.reshape(-1, *leaf.tensor.shape[1:])
@@ -92,7 +93,7 @@ def _at_leaves(leaves: Sequence[Leaf], new: Sequence[Tensor]) -> list[Tensor]:
 def _inputs(x: Any, leaves: Sequence[Leaf], new: Tensor, ids: bool) -> Inputs:
     """The inputs of batched copies, with other values at the leaf or other ids."""
     if not ids:
-        return trees.at_leaves(x, leaves, _at_leaves(leaves, [new]))[0]
+        return trees.at_leaves(x, leaves, at_leaves(leaves, [new]))[0]
     given = trees.parts_of(x)
     copies, key = len(new) // trees.samples_of(x), leaves[0].key
     parts = {
