@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, SalienceWarning
 from salience._faithfulness.options import Removal
-from salience._faithfulness.run import faithfulness
+from salience._faithfulness.run import faithfulness, recommend
 from salience._faithfulness.scores import SCORES as faithfulness_scores
 from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
@@ -20,6 +20,7 @@ from salience._scores.similarity import Similarity, similarities
 from salience._study.files import open
 from salience._study.judge import verdicts
 from salience._study.maps import Maps
+from salience._study.recommend import Recommendation
 from salience._study.study import Study
 from salience._study.verdicts import Verdict, Verdicts
 from salience._tape.cost import cost
@@ -37,6 +38,7 @@ __all__ = [
     "Coverage",
     "Maps",
     "Method",
+    "Recommendation",
     "Removal",
     "SalienceError",
     "SalienceWarning",
@@ -57,6 +59,7 @@ __all__ = [
     "open",
     "plot",
     "randomization_test",
+    "recommend",
     "record",
     "report",
     "rules",

@@ -22,6 +22,7 @@ from salience._inputs.trees import Inputs
 from salience._inputs.validation import check_input, checked_model, listed, whole_number
 from salience._memory import in_parts
 from salience._randomization.options import Cascade
+from salience._study.recommend import Recommendation
 from salience._study.study import Study
 from salience.rules._method import Method
 from salience.rules._table import Methods, choose
@@ -109,6 +110,48 @@ def faithfulness(
         output=output,
         skip=methods is None,
     )
+
+
+def recommend(
+    model: Callable[..., object],
+    x: object,
+    methods: Methods | Mapping[str, Any] | None = None,
+    target: Target = "argmax",
+    removal: Removal = Removal(),  # noqa: B008  (frozen)
+    *,
+    score: str | None = None,
+    cascade: Cascade | None = Cascade(),  # noqa: B008
+    progress: bool = True,
+    batch_size: int | None = None,
+    output: Part = None,
+) -> Recommendation:
+    """Which methods to use on this network: `faithfulness` and `Study.recommend` in one call.
+
+    score  the one that decides, by default the best known; all else as for `salience.faithfulness`
+
+    Errors: SalienceError as for `salience.faithfulness`.
+
+    >>> import torch, salience
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> found = salience.recommend(
+    ...     net.eval(), torch.randn(20, 6), "input_x_gradient", target=1,
+    ...     cascade=salience.Cascade(repeats=3), progress=False)
+    >>> found.sentence.split(":")[0]  # it was never trained
+    'No recommendation'
+    """
+    study = faithfulness(
+        model,
+        x,
+        methods,
+        target,
+        removal,
+        scores=None if score is None else [score],
+        cascade=cascade,
+        progress=progress,
+        batch_size=batch_size,
+        output=output,
+    )
+    return study.recommend(score)
 
 
 def measured(

@@ -26,8 +26,9 @@ from salience._tables import html_table, text_table
 if TYPE_CHECKING:
     import xarray
 
-VALID, LEARNED, FAITHFUL, BEST = "valid", "learned", "faithful", "best"
+DEPENDS, VALID, LEARNED, FAITHFUL, BEST = "depends", "valid", "learned", "faithful", "best"
 GATES = {
+    DEPENDS: "the network depends on these inputs more than untrained ones do",
     VALID: "every operation has a rule, maps are defined and differ between inputs",
     LEARNED: "the score is higher than that of the same method on untrained networks",
     FAITHFUL: "the score is higher than that of every control: input, edges, noise",
@@ -102,6 +103,7 @@ def recommend(data: xarray.Dataset, score: str | None = None) -> Recommendation:
     through.sort(key=lambda name: (several[name], -table[name].score))
     measured = faithfulness_of(reported, score)
     if sentence := _independent(choosing):
+        passed = {name: Passed(name, DEPENDS, "the network does not, enough") for name in passed}
         return Recommendation((), passed, measured, sentence)
     sentence = _sentence(through, passed, halves, measured)
     return Recommendation(tuple(through), passed, measured, sentence)
