@@ -13,6 +13,7 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._faithfulness.options import Removal
 from salience._faithfulness.run import faithfulness, recommend
 from salience._faithfulness.scores import SCORES as faithfulness_scores
+from salience._faithfulness.sweep import Sweep, sweep
 from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
@@ -44,6 +45,7 @@ __all__ = [
     "SalienceWarning",
     "Similarity",
     "Study",
+    "Sweep",
     "Tape",
     "Verdict",
     "Verdicts",
@@ -64,6 +66,7 @@ __all__ = [
     "report",
     "rules",
     "similarities",
+    "sweep",
     "verdicts",
 ]
 

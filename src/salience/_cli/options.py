@@ -161,6 +161,18 @@ Of ids (B, T), a map is (B, T, D), at their embedding: map.sum(-1) is the releva
 several inputs, each has its own: maps["lrp_epsilon"]["NAME"].
 """
 
+SWEEP_EXAMPLES = """\
+[bold]Examples[/bold]
+
+salience sweep net.py:make maps.npy --method lrp_epsilon --over eps_relative=0,0.01,0.1,1 -o out
+
+salience sweep net.py:make maps.npy --method lrp_alpha_beta --over alpha=1,2 --over beta=0,1 -o out
+
+[bold]Afterwards[/bold]
+
+study = salience.open("out"); study.faithfulness()
+"""
+
 CHECK_EXAMPLES = """\
 [bold]Examples[/bold]
 
