@@ -100,10 +100,9 @@ def test_files_of_public_rooms_are_private():
 
 
 EXPORTED = """
-    Cascade Coverage Maps Method SalienceError SalienceWarning Similarity Study Tape Verdict
-    Verdicts __version__ adapters attribution_by_value cost explain methods models open plot
-    randomization_test
-    record report rules similarities verdicts
+    Agreement Cascade Coverage Maps Method SalienceError SalienceWarning Similarity Study Tape
+    Verdict Verdicts __version__ adapters agreement attribution_by_value cost explain methods models
+    open plot randomization_test record report rules similarities verdicts
 """.split()
 
 

@@ -153,11 +153,11 @@ def check_command(
     overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
-    """Test which methods' maps depend on what the network has learned.
+    """Test how much of each method's maps is left when the weights are random.
 
     The weights are randomised stage by stage, and each method's maps compared
-    with those of the trained network (Adebayo 2018). A method whose maps
-    survive is insensitive: they do not show what was learned.
+    with those of the trained network (Adebayo 2018): they change completely,
+    in part or hardly.
 
     OUT gets the scores and the maps of the inputs shown (study.nc, which
     salience.open reads), similarity.png (how alike the maps are at each stage)
