@@ -120,16 +120,17 @@ def test_golden_numbers(tmp_path: Path) -> None:
     page = build(data, tmp_path / "a.html").read_text(encoding="utf-8")
     assert cells_of(page) == {
         "method": ["verdict", "similarity", "95% interval", "floor", "left", "95% interval",
-                   "half gone", "random maps", "two inputs", "x times another m",
-                   "two random networks", "last SSIM", "conservation or completeness error"],
+                   "half gone", "scores that agree", "random maps", "two inputs",
+                   "x times another m", "two random networks", "last SSIM",
+                   "conservation or completeness error"],
         "gradient": ["changes completely", "0.25", "[0.25, 0.25]", "0.25", "0%", "[0%, 0%]",
-                     "3 of 4", "–", "0.25", "–", "0.50", "0.25", "–"],
+                     "3 of 4", "2 of 2", "–", "0.25", "–", "0.50", "0.25", "–"],
         "steady": ["hardly", "0.80", "[0.80, 0.80]", "0.25", "73%", "[73%, 73%]",
-                   "–", "–", "0.25", "0.20", "0.50", "0.66", "0.12"],
+                   "–", "2 of 2", "–", "0.25", "0.20", "0.50", "0.66", "0.12"],
         "between": ["in part", "0.40", "[0.40, 0.40]", "0.25", "20%", "[20%, 20%]",
-                    "3 of 4", "–", "0.25", "–", "0.50", "0.40", "0.75"],
+                    "3 of 4", "2 of 2", "–", "0.25", "–", "0.50", "0.40", "0.75"],
         "input": ["negative control", "1.00", "[1.00, 1.00]", "–", "–", "–",
-                  "–", "–", "–", "–", "–", "1.00", "–"],
+                  "–", "–", "–", "–", "–", "–", "1.00", "–"],
     }  # fmt: skip
     drawn = block_of(page, "study")["test"]["floors"]
     assert drawn["spearman_abs"] == [[0.25, "maps of two inputs"]] * 3 + [None]

@@ -326,9 +326,9 @@ def naive(scores: np.ndarray, floor: np.ndarray) -> tuple[float, float, float, i
     for r in range(last.shape[0]):
         for i in range(last.shape[1]):
             own = floor[r % len(floor), i]
-            own = own if own == own else level
             values.append(last[r, i])
-            shares.append((last[r, i] - own) / (1 - level))
+            if own == own:
+                shares.append((last[r, i] - own) / (1 - level))
     half = None
     for number, stage in reversed(list(enumerate(scores, 1))):
         if sum(stage.flat) / stage.size < level + (1 - level) / 2:
@@ -450,6 +450,15 @@ def test_a_score_that_cannot_tell_names_its_cause_and_no_other(floors, chance, c
     assert told == "gradient: the score cannot tell, since maps that share less are as alike by it."
 
 
+def test_where_half_is_gone_is_unknown_before_the_first_scored_stage():
+    data = dataset(lost=flat(0.1), kept=flat(0.9)).isel(stage=[2, 3])
+    found = salience.verdicts(data)
+    assert (found["lost"].half, found["kept"].half) == (None, None)
+    assert "survives" not in found["lost"].sentence
+    assert "more than half of the pattern survives every stage" in found["kept"].sentence
+    assert "all 4 stages random (the last one w)" in found["lost"].sentence
+
+
 @pytest.mark.parametrize("order", ["independent", "top_down"])
 def test_without_a_network_that_is_random_as_a_whole_there_is_no_verdict(order):
     data = dataset(mine=flat(0.05)).assign_attrs(order=order)
@@ -482,13 +491,19 @@ def test_one_random_network_has_no_verdict(criterion):
     )  # fmt: skip
 
 
-def test_one_input_has_no_floor_and_no_verdict():
-    data = with_floors(dataset(mine=flat(0.05)[:, :, :1]), other_inputs=np.nan)
-    judged = salience.verdicts(data)
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_inputs_have_no_two_floors_and_no_verdict(count):
+    floors = np.array([np.nan, 0.1, 0.1, 0.1, 0.1, 0.1])
+    data = with_floors(dataset(mine=flat(0.05)), other_inputs=floors)
+    assert salience.verdicts(data.isel(sample=slice(3)))["mine"].verdict == "changes completely"
+    few = data.isel(sample=slice(count))
+    judged = salience.verdicts(few)
     assert judged["mine"].verdict == "undefined"
     assert judged["mine"].low < judged["mine"].value < judged["mine"].high
-    assert judged["mine"].sentence.endswith(": one input has no floor, which takes others' maps.")
-    assert answer(Study(data), judged)[0][1].startswith("mine: one input has no floor")
+    assert judged["mine"].sentence.endswith(": a floor takes the maps of three inputs or more.")
+    told = ("No verdict", "mine: a floor takes the maps of three inputs or more.")
+    assert answer(Study(few), judged)[0] == told
+    assert retention(few)["mine"].verdict == "sensitive"  # which has no floors
 
 
 def test_undefined_scores_have_no_verdict():

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from salience._errors import expected, unknown
+from salience._study.agreement import agreement
 from salience._study.sentences import COMPLETELY, CONSTANT, HARDLY, INSENSITIVE, SENSITIVE
 from salience._study.store import ENDINGS, write
 from salience._study.study import Study
@@ -66,6 +67,8 @@ def show_study(
         if v.undefined:
             told = f"{v.undefined} similarities of {v.method} were undefined (a constant map, NaN)"
             console.print(Text(f"{told} and are left out."))
+    agreed = ", ".join(f"{name} {v.agrees} of {v.of}" for name, v in agreement(study).items())
+    console.print(Text(f"How many of the scores say the same: {agreed}."))
     for name, operations in (study.uncovered or {}).items():
         if operations:
             told = f"{name} has no rule for {', '.join(operations)}: plain gradient there."

@@ -46,7 +46,8 @@ class Evidence(NamedTuple):
     floor      the name of the largest that counts; "" without one
     share      (value - floor) / (1 - floor), paired: how much is left of what chance does not give
     retention  mean over the chosen stages
-    half       how many stages are random when less than half is left, by share; None: never
+    half       how many stages are random when less than half is left; None: never, or before
+               the first stage that is scored
     last       score -> mean at the last stage
     undefined  how many of the scores have no number
     """
@@ -78,14 +79,15 @@ def evidence_of(test: Trial, criterion: str) -> Iterator[Evidence]:
         own = {kind: held for kind, held in own.items() if not np.isnan(held).all()}
         floor = _largest(own)
         base = own[floor] if floor else np.zeros((1, 1))
+        share = _of_networks(test, share_of(counted, base, **test.draws))
         yield Evidence(
             name=name,
             role=role,
             constant=study.constant[row],
-            value=_networks(test, counted, bounds_of(score)),
+            value=_of_networks(test, _seen(test, counted, bounds_of(score))),
             floors={kind: _seen(test, held, bounds_of(score)) for kind, held in own.items()},
             floor=floor,
-            share=_share(test, counted, base) if role == "method" else NOTHING,
+            share=share if role == "method" else NOTHING,
             retention=_mean(values[test.chosen]),
             half=_half(test, values, _mean(base)) if role == "method" else None,
             last={kind: _mean(held[row, -1]) for kind, held in tables.items()},
@@ -109,29 +111,26 @@ def _largest(floors: Mapping[str, Array]) -> str:
     return max(counting, key=lambda name: _mean(floors[name]), default="")
 
 
-def _networks(test: Trial, values: Array, bounds: tuple[float, float]) -> Mean:
-    """The mean over networks and samples: one network has no interval."""
-    return (
-        Mean(*_seen(test, values, bounds))
-        if test.repeats > 1
-        else Mean(_mean(values), *NOTHING[1:])
-    )
-
-
 def _seen(test: Trial, values: Array, bounds: tuple[float, float]) -> Mean:
     return Mean(_mean(values), *interval(values, bounds=bounds, **test.draws))
 
 
-def _share(test: Trial, values: Array, floor: Array) -> Mean:
+def _of_networks(test: Trial, seen: Mean) -> Mean:
+    """One random network says nothing about others: no interval."""
+    return seen if test.repeats > 1 else Mean(seen.mean, *NOTHING[1:])
+
+
+def share_of(values: Array, floor: Array, **draws: int) -> Mean:
     """(value - floor) / (1 - floor) of scores (..., repeat, sample), each beside its own floor.
 
-    floor  (repeat, sample) or (1, sample); where a sample has none, the mean of the others'
+    floor  (repeat, sample) or (1, sample); a sample that has none is left out
+    draws  resamples and seed of the bootstrap
     """
     base = _mean(floor)
     if base >= 1 - 1e-9:
         return NOTHING
-    paired = values - np.where(np.isnan(floor), base, floor)
-    return _networks(test, paired / (1 - base), (-math.inf, 1.0))
+    left = (values - floor) / (1 - base)
+    return Mean(_mean(left), *interval(left, bounds=(-math.inf, 1.0), **draws))
 
 
 def _half(test: Trial, values: Array, floor: float) -> int | None:
@@ -141,7 +140,8 @@ def _half(test: Trial, values: Array, floor: float) -> int | None:
     numbers = test.study.data["number"].values
     means = [_mean(stage) for stage in values]
     lost = [number for number, mean in zip(numbers, means, strict=True) if mean < (1 + floor) / 2]
-    return int(lost[0]) + 1 if lost else None
+    unknown = bool(lost) and lost[0] == numbers[0] > 0  # it may have been lost before
+    return int(lost[0]) + 1 if lost and not unknown else None
 
 
 def _mean(values: Array) -> float:

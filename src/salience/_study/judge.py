@@ -18,6 +18,7 @@ from salience._study.study import Array, Study, no_test, study_of
 from salience._study.verdicts import (
     CRITERIA,
     CRITERION,
+    FEWEST,
     HALF,
     NEAR_1,
     SMALL,
@@ -56,8 +57,8 @@ def verdicts(
     or `hardly` (above .5); it is `undecided` if the interval reaches from below .05 to above .5.
     Maps that are the same for all inputs are `constant over inputs`; where the floor is above .9,
     the score is `uninformative`. What two random networks have in common is told beside it; it is
-    no floor, since maps that no weight can change have it, too. One random network, or one input,
-    has no verdict. Controls have their role in the place of a verdict.
+    no floor, since maps that no weight can change have it, too. One random network, or fewer than
+    three inputs, which have no two floors, have no verdict. Controls have their role in its place.
 
     criterion="retention" is that of Zorrilla Matilla 2020, whether a strong correlation survives
     the cascade: the mean of the score over the stages ("second_half" of the cascade, "all" or
@@ -205,8 +206,8 @@ def _verdict(
 
 def judge(found: Evidence, trial: Trial) -> str:
     """The word for what is left of a method's maps once all stages are random."""
-    one_input = trial.study.samples == 1 and OTHERS in trial.study.data
-    if np.isnan(found.value.low) or one_input:
+    few = trial.study.samples < FEWEST and OTHERS in trial.study.data
+    if np.isnan(found.value.low) or few:
         return words.UNDEFINED
     if found.floor and found.floors[found.floor].mean > NEAR_1:
         if found.value.high >= found.floors[found.floor].mean:

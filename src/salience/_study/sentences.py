@@ -136,7 +136,8 @@ def _beyond(found: Evidence) -> str:
 def _half(found: Evidence, test: Trial) -> str:
     """Where in the network the change happens, as a clause."""
     if found.half is None:
-        return "; more than half of the pattern survives every stage"
+        kept = found.share.mean >= 0.5
+        return "; more than half of the pattern survives every stage" if kept else ""
     if found.half == 1:
         return "; less than half of the pattern survives the first random stage"
     return f"; half of the pattern survives until {found.half} of {test.total} stages are random"
@@ -159,7 +160,7 @@ def _neither(found: Evidence, verdict: str, seen: str, test: Trial | None) -> st
         return f"no verdict about {name}: there is no network all of whose stages are random."
     if math.isnan(found.value.mean):
         return f"no verdict about {name}: its score is undefined (constant maps)."
-    why = "one input has no floor, which takes others' maps"
+    why = "a floor takes the maps of three inputs or more"
     if math.isnan(found.value.low):
         why = "one random network says nothing about others"
     return f"no verdict about {name} ({seen}): {why}."

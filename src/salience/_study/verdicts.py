@@ -21,6 +21,7 @@ CRITERIA = {
     "retention": "retention",
 }
 SMALL, HALF = 0.05, 0.5  # shares that are left, of what lies between a floor and 1
+FEWEST = 3  # inputs that have floors of their own, which pairs of them make
 NEAR_1 = 0.9  # a floor above which a similarity cannot tell
 STAGES = {
     "second_half": "the second half of the stages",
@@ -51,7 +52,8 @@ class Verdict:
     floors      name -> the same similarity for maps that share less, with its interval
     share       (value - floor) / (1 - floor), with its interval: what is left of what chance does
                 not give
-    half        how many stages are random when less than half of that is left; None: never
+    half        how many stages are random when less than half of that is left; None: never, or
+                before the first stage that was scored
     retention   mean similarity over the chosen stages, samples and repeats
     last        mean of every score at the last stage
     undefined   how many of the value's scores were undefined (NaN) and left out

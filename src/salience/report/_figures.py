@@ -132,9 +132,11 @@ def _curve(plot: figure, number: int, style: dict[str, Any], band: bool) -> Glyp
         "x", "low", "high", source=source, fill_color=color, fill_alpha=0.12, name=f"{name}-band"
     )
     area.visible = band
-    floor: dict[str, Any] = {"source": _source(f"{name}-floors", "x", "mean"), "line_color": color}
-    plot.line("x", "mean", name=f"{name}-drop", line_dash="dotted", line_width=1.2, **floor)
-    plot.scatter("x", "mean", name=f"{name}-floor", marker="dash", size=16, line_width=2.5, **floor)
+    floors = _source(f"{name}-floors", "x", "mean", "size")
+    drop: dict[str, Any] = {"source": floors, "line_color": color}
+    plot.line("x", "mean", name=f"{name}-drop", line_dash="dotted", line_width=1.2, **drop)
+    dash: dict[str, Any] = {"marker": "dash", "size": "size", "line_width": 2.5, **drop}
+    plot.scatter("x", "mean", name=f"{name}-floor", **dash)
     plot.line("x", "mean", source=source, name=f"{name}-line", **style)
     dots: dict[str, Any] = {"size": 5, "line_color": color, "fill_color": color}
     plot.scatter("x", "mean", source=source, name=f"{name}-dots", **dots)

@@ -11,6 +11,7 @@ import numpy as np
 
 from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
+from salience._study.agreement import agreement
 from salience._study.evidence import floors_of
 from salience._study.sentences import FLOORS
 from salience._study.study import Array, Study
@@ -53,11 +54,15 @@ def first_repeat(study: Study, score: str) -> list[object]:
     return plain(study.values(score)[:, :, 0, : len(study.map_names)].tolist())
 
 
-def verdict_rows(judged: Verdicts, extras: Extras) -> list[dict[str, object]]:
+def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, object]]:
     """One row per method, then one per control."""
     errors = extras.errors or {}
+    agrees = {name: f"{one.agrees} of {one.of}" for name, one in agreement(study).items()}
     ordered = sorted(judged.values(), key=lambda v: v.role != "method")  # stable
-    return [plain({**asdict(v), "error": errors.get(v.method)}) for v in ordered]
+    return [
+        plain({**asdict(v), "error": errors.get(v.method), "agrees": agrees.get(v.method)})
+        for v in ordered
+    ]
 
 
 def floors(study: Study, scores: Sequence[str]) -> dict[str, list[object]]:

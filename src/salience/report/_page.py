@@ -154,7 +154,7 @@ def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, object]:
         "similarity": numbers.similarity(study, scores),
         "first": numbers.first_repeat(study, scores[0]),
         "floors": numbers.floors(study, scores),
-        "rows": numbers.verdict_rows(judged, extras),
+        "rows": numbers.verdict_rows(study, judged, extras),
     }
 
 

@@ -28,12 +28,12 @@ UNTESTED = (
 _TOLD: Mapping[str, tuple[str, str]] = {  # heading and sentence, in the order of the answer
     words.COMPLETELY: (
         "Change completely",
-        f"no more is left than maps have in common that share less (under {SMALL:.0%} of the "
-        "pattern).",
+        f"what is left is not clearly more than {SMALL:.0%} of the pattern, beyond what maps have "
+        "in common that share less.",
     ),
     words.PART: (
         "Change in part",
-        f"some of the pattern is left, and not clearly more than {HALF:.0%}.",
+        f"some of the pattern is left, and not clearly more than {HALF:.0%} of it.",
     ),
     words.HARDLY: (
         "Hardly change",
@@ -85,7 +85,7 @@ def _undefined(judged: Verdicts, found: list[Verdict]) -> list[tuple[str, str]]:
         elif judged.repeats == 1:
             why = "one random network says nothing about others."
         else:
-            why = "one input has no floor, which takes others' maps."
+            why = "a floor takes the maps of three inputs or more."
         reasons.setdefault(why, []).append(v)
     return [("No verdict", f"{listed(v)}: {why}") for why, v in reasons.items()]
 

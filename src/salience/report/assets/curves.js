@@ -17,7 +17,8 @@ function startCurves(find) {
       };
       const floor = floors[m];
       find(`curve-${m}-floors`).data = floor
-        ? { x: [end, end + 1], mean: [mean[m][end - 1] ?? NaN, floor[0]] } : { x: [], mean: [] };
+        ? { x: [end, end + 1], mean: [mean[m][end - 1] ?? NaN, floor[0]], size: [0, 16] }
+        : { x: [], mean: [], size: [] };
     });
     const least = Math.min(...mean.flat().filter((v) => v !== null));
     find("curve-range").setv({ start: least < -0.05 ? -1.03 : -0.03, end: 1.03 });
