@@ -23,6 +23,7 @@ ORDER = """
     rules
     _tape plot models
     _randomization
+    _faithfulness
     report adapters
     _cli
 """.strip().splitlines()
@@ -100,9 +101,10 @@ def test_files_of_public_rooms_are_private():
 
 
 EXPORTED = """
-    Agreement Cascade Coverage Maps Method SalienceError SalienceWarning Similarity Study Tape
-    Verdict Verdicts __version__ adapters agreement attribution_by_value cost explain methods models
-    open plot randomization_test record report rules similarities verdicts
+    Agreement Cascade Coverage Maps Method Recommendation Removal SalienceError SalienceWarning
+    Similarity Study Sweep Tape Verdict Verdicts __version__ adapters agreement attribution_by_value
+    cost explain faithfulness faithfulness_scores methods models open plot randomization_test
+    recommend record report rules similarities sweep verdicts
 """.split()
 
 

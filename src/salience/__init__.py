@@ -10,6 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, SalienceWarning
+from salience._faithfulness.options import Removal
+from salience._faithfulness.run import faithfulness, recommend
+from salience._faithfulness.scores import SCORES as faithfulness_scores
+from salience._faithfulness.sweep import Sweep, sweep
 from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
@@ -18,6 +22,7 @@ from salience._study.agreement import Agreement, agreement
 from salience._study.files import open
 from salience._study.judge import verdicts
 from salience._study.maps import Maps
+from salience._study.recommend import Recommendation
 from salience._study.study import Study
 from salience._study.verdicts import Verdict, Verdicts
 from salience._tape.cost import cost
@@ -36,10 +41,13 @@ __all__ = [
     "Coverage",
     "Maps",
     "Method",
+    "Recommendation",
+    "Removal",
     "SalienceError",
     "SalienceWarning",
     "Similarity",
     "Study",
+    "Sweep",
     "Tape",
     "Verdict",
     "Verdicts",
@@ -49,15 +57,19 @@ __all__ = [
     "attribution_by_value",
     "cost",
     "explain",
+    "faithfulness",
+    "faithfulness_scores",
     "methods",
     "models",
     "open",
     "plot",
     "randomization_test",
+    "recommend",
     "record",
     "report",
     "rules",
     "similarities",
+    "sweep",
     "verdicts",
 ]
 

@@ -104,7 +104,7 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
         with Image.open(f"out/{name}") as picture:
             picture.verify()
     assert sorted(p.name for p in (folder / "out").iterdir()) == sorted(
-        ["study.nc", "similarity.png", "cascade.png"]
+        ["study.nc", "similarity.png", "cascade.png", "plane.png"]
     )
 
 
@@ -161,8 +161,8 @@ def test_images_and_the_file_of_weights_are_named(folder):
 
 def test_costs_are_printed_on_request(folder):
     arguments = ("nets.py:table", "t.npy", "--methods", "lrp_epsilon", "--repeats", 1)
-    (line,) = (line for line in checked(*arguments, "--cost").stdout.splitlines()
-               if "│ lrp_epsilon" in line)  # fmt: skip
+    line = next(line for line in checked(*arguments, "--cost").stdout.splitlines()
+                if "│ lrp_epsilon" in line)  # fmt: skip
     assert float(line.split("│")[6]) > 0
     with xarray.open_dataset("out/study.nc") as data:
         assert "cost" not in data

@@ -9,7 +9,13 @@ import salience
 
 NETS = small_nets()
 PARAMETERS = {
-    "lrp_epsilon": [{}, {"eps": 0.3}, {"eps": 0.0}],
+    "lrp_epsilon": [
+        {},
+        {"eps": 0.3},
+        {"eps": 0.0},
+        {"eps": 0.0, "eps_relative": 0.2},
+        {"eps": 0.1, "eps_relative": 2.0},
+    ],
     "lrp_alpha_beta": [{}, {"alpha": 1.0, "beta": 0.0}, {"alpha": 1.5, "beta": 0.5}],
     "lrp_gamma": [{}, {"gamma": 2.0}],
     "lrp_composite": [

@@ -232,11 +232,18 @@ def _relevance(linear: Rule) -> Rule:
     return rule
 
 
-def lrp_epsilon(net: GraphNet, x: Tensor, target: list[int], *, eps: float = 1e-3) -> Tensor:
-    return _explain(net, x, target, _relevance(partial(_epsilon, eps=eps)), "value")
+def lrp_epsilon(
+    net: GraphNet, x: Tensor, target: list[int], *, eps: float = 1e-3, eps_relative: float = 0.0
+) -> Tensor:
+    rule = partial(_epsilon, eps=eps, eps_relative=eps_relative)
+    return _explain(net, x, target, _relevance(rule), "value")
 
 
-def _epsilon(step: Step, a: Tensor, z: Tensor, r: Tensor, eps: float) -> Tensor:
+def _epsilon(
+    step: Step, a: Tensor, z: Tensor, r: Tensor, eps: float, eps_relative: float = 0.0
+) -> Tensor:
+    reached = z[r != 0].abs()
+    eps = eps + eps_relative * float(reached.mean() if len(reached) else 0.0)
     return _share(step.weight * a, torch.where(z < 0, z - eps, z + eps), r)
 
 

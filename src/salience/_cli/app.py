@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from salience._cli import options as opt
-from salience._cli import results
+from salience._cli import parse, results
+from salience._cli.check import check
 from salience._cli.costs import costs_of
 from salience._cli.explain import (
-    device_of,
     inputs_told,
     save_overviews,
     table_of,
     titles_of,
 )
 from salience._cli.manners import user_errors
+from salience._cli.sweep import sweep_over
+from salience._cli.terminal import console, show_files, told
 from salience._errors import printable
 from salience._files.writing import result_folder
-from salience._inputs import trees
-from salience._inputs.targets import Part
-from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
-from salience._randomization.run import answered
-from salience._study.provenance import provenance, weights_file
+from salience._study.provenance import provenance
 from salience._study.store import write
-from salience._study.study import Study
 from salience._tape.explain import explained
-from salience._tape.tape import record
-from salience._tape.together import can_be_shown, is_single, some
-from salience.rules._table import Method
 from salience.rules._table import methods as registry
 
 app = typer.Typer(
@@ -54,8 +42,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-_SETS = ("all", "single-pass")  # of methods, of which those that do not apply are left out
-
 
 @app.command("methods")
 def list_methods() -> None:
@@ -65,7 +51,7 @@ def list_methods() -> None:
         defaults = ", ".join(f"{name}={value!r}" for name, value in method.parameters.items())
         table.add_row(*map(Text, (method.name, defaults, method.summary, method.source)))
     with user_errors("nothing was being written"):
-        _console().print(table)
+        console().print(table)
 
 
 @app.command("explain", epilog=opt.EXPLAIN_EXAMPLES)
@@ -122,6 +108,11 @@ def check_command(
     score: Annotated[
         str, typer.Option(help="The similarity that verdicts and figures are about.")
     ] = "spearman_abs",
+    only: opt.Only = "all",
+    cell: opt.Cell = None,
+    window: opt.Window = None,
+    replacement: opt.Replacement = None,
+    subsets: opt.Subsets = 128,
     init: Annotated[
         str, typer.Option(help="Random weights: own (each layer's initialiser), normal, permute.")
     ] = "own",
@@ -153,18 +144,62 @@ def check_command(
     overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
-    """Test how much of each method's maps is left when the weights are random.
+    """Test which methods' maps to use on this network.
 
-    The weights are randomised stage by stage, and each method's maps compared
-    with those of the trained network (Adebayo 2018): they change completely,
-    in part or hardly.
+    Randomisation: the weights are randomised stage by stage, and each method's
+    maps compared with those of the trained network (Adebayo 2018): they change
+    completely, in part or hardly. Faithfulness: parts of the inputs are removed,
+    and the effects on the target compared with what the maps say of those parts,
+    beside controls and the same methods on untrained networks. The
+    recommendation follows from the second.
 
     OUT gets the scores and the maps of the inputs shown (study.nc, which
     salience.open reads), similarity.png (how alike the maps are at each stage)
     and cascade.png (the maps down the cascade).
     """
     with user_errors(f"{out} is as it was"):
-        _check({key: value for key, value in locals().items() if value is not None})
+        check({key: value for key, value in locals().items() if value is not None})
+
+
+@app.command("sweep", epilog=opt.SWEEP_EXAMPLES)
+def sweep_command(
+    model: opt.Model,
+    data: opt.Data,
+    out: opt.Out,
+    method: Annotated[str, typer.Option(help="One method (see: salience methods).")],
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="A parameter and its values, such as eps=1e-6,1e-3,0.1; repeated for a grid.",
+        ),
+    ],
+    target: opt.Target = "argmax",
+    weights: opt.WeightsFile = None,
+    batch_size: opt.BatchSize = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "cpu",
+    output: opt.Output = None,
+    size: opt.Size = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    param: opt.Param = None,
+    cell: opt.Cell = None,
+    window: opt.Window = None,
+    replacement: opt.Replacement = None,
+    subsets: opt.Subsets = 128,
+    form: opt.Form = "nc",
+    overwrite: opt.Overwrite = False,
+    max_bytes: opt.MaxBytes = "8GB",
+) -> None:
+    """Try a method at several values of its parameters.
+
+    Per value: similarity to the default's map, the error of the map's sum,
+    faithfulness and grain. OUT gets sweep.png and the faithfulness of every
+    map (study.nc).
+    """
+    with user_errors(f"{out} is as it was"):
+        sweep_over({key: value for key, value in locals().items() if value is not None})
 
 
 @app.command("report")
@@ -181,12 +216,11 @@ def report_page(
     with user_errors("no page was written"):
         from salience._cli.report import report_command
 
-        console = _console()
         report_command(
             study,
             out,
-            edges=opt.parse_numbers("edges", edges),
-            say=lambda text: console.print(Text(printable(text)), soft_wrap=True),
+            edges=parse.parse_numbers("edges", edges),
+            say=lambda text: console().print(Text(printable(text)), soft_wrap=True),
         )
 
 
@@ -200,7 +234,7 @@ def view_page(
     with user_errors("nothing was being written"):
         from salience._cli.report import view_command
 
-        view_command(study, port=port, edges=opt.parse_numbers("edges", edges))
+        view_command(study, port=port, edges=parse.parse_numbers("edges", edges))
 
 
 def _explain(given: opt.Options) -> None:
@@ -208,10 +242,10 @@ def _explain(given: opt.Options) -> None:
     from salience._cli.inputs import load_study
 
     whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
-    chosen = opt.parse_methods(given["methods"], given.get("param", []))
+    chosen = parse.parse_methods(given["methods"], given.get("param", []))
     run = {
-        "target": opt.parse_target(given["target"]),
-        "output": opt.parse_output(given.get("output")),
+        "target": parse.parse_target(given["target"]),
+        "output": parse.parse_output(given.get("output")),
         "batch_size": given.get("batch_size"),
         "seed": given["seed"],
         "strict": given["strict"],
@@ -220,104 +254,19 @@ def _explain(given: opt.Options) -> None:
     out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
     with result_folder(out, overwrite) as folder:
         network, x, names = load_study(given)
-        skip = given["methods"] in _SETS
+        skip = given["methods"] in opt.SETS
         with inputs_told(network, x, run):
             maps = explained(network, x, chosen, **run, progress=sys.stderr.isatty(), skip=skip)
         measured = [method for method in chosen if method.name in maps]
-        costs = costs_of(_console(), network, x, measured, run) if given["cost"] else {}
-        _console().print(table_of(maps, costs))
-        told = {"numpy": np.__version__, "options": json.dumps(_told(given))}
-        maps = replace(maps, attrs=provenance(network, x) | told)
+        costs = costs_of(console(), network, x, measured, run) if given["cost"] else {}
+        console().print(table_of(maps, costs))
+        more = {"numpy": np.__version__, "options": json.dumps(told(given))}
+        maps = replace(maps, attrs=provenance(network, x) | more)
         titles = titles_of(names, given["target"], maps.output, maps.value)
         file = folder / f"maps.{given['form']}"
         write(maps.to_xarray(), file, f".{given['form']}")
         lines = [file, *save_overviews(folder, maps, titles)]
-    _show_files(out, lines)
-
-
-def _check(given: opt.Options) -> None:
-    """Everything that `salience check` does, from its options as they were given."""
-    from salience._cli.inputs import load_study
-
-    whole_number("--seed", given["seed"], 0, "Such as --seed 1.")
-    chosen = opt.parse_methods(given["methods"], given.get("param", []))
-    options = {
-        "target": opt.parse_target(given["target"]),
-        "cascade": opt.parse_cascade(given),
-        "retarget": given["retarget"],
-        "output": opt.parse_output(given.get("output")),
-        "keep_maps": given["show"],
-        "batch_size": given.get("batch_size"),
-    }
-    results.check_format(given["form"], given["out"])
-    whole_number("a batch size", given.get("batch_size", 1), 1, "The default is 16.")
-    out, overwrite = given["out"], given.pop("overwrite")  # which says nothing of the result
-    with result_folder(out, overwrite) as folder:
-        network, x, names = load_study(given)
-        options["scores"] = opt.parse_scores(given["scores"], given["score"], x)
-        with inputs_told(network, x, options):
-            if options["keep_maps"] and not _can_be_shown(network, x, options["output"]):
-                options["keep_maps"] = 0
-            study = _tested(given, network, x, names, chosen, options)
-        measured = [method for method in chosen if method.name in study.methods]
-        costs = costs_of(_console(), network, x, measured, options) if given["cost"] else {}
-        results.show_study(_console(), study, study.verdicts(), costs)
-        lines = results.save_study(folder, study, given["form"])
-    _show_files(out, lines)
-
-
-def _can_be_shown(network: torch.nn.Module, x: Inputs, output: Part) -> bool:
-    """Whether maps can be kept, to be looked at; said where they cannot."""
-    if is_single(x):
-        return True
-    few = trees.each(lambda part: part.to(device_of(network, x)), some(x, slice(1)))
-    shown = can_be_shown(x, record(network, few, output=output).leaves)
-    if not shown:
-        _console().print("Maps of several inputs are scored as one, and not kept to be shown.")
-    return shown
-
-
-def _show_files(folder: Path, lines: Sequence[Path | str]) -> None:
-    """Name the files in the folder where they lie by now, between other lines."""
-    for line in lines:
-        text = str(folder / line.name) if isinstance(line, Path) else line
-        _console().print(Text(printable(text)), soft_wrap=True)
-
-
-def _tested(
-    given: opt.Options,
-    network: torch.nn.Module,
-    x: Inputs,
-    names: list[str],
-    methods: list[Method],
-    options: opt.Options,
-) -> Study:
-    """The test, with the names of the inputs, what verdicts are about and how it was made."""
-    begin = time.perf_counter()
-    study = answered(network, x, methods, **options, skip=given["methods"] in _SETS)
-    told = _circumstances(given, time.perf_counter() - begin)
-    return study.annotated({"score": given["score"], **told}, names)
-
-
-def _circumstances(given: opt.Options, seconds: float) -> dict[str, object]:
-    """What a result says of the command that made it."""
-    return {
-        "command": json.dumps(_told(given)),
-        "command_line": printable(opt.command_line("check", given)),
-        **weights_file(given.get("weights")),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "numpy": np.__version__,
-    }
-
-
-def _told(given: opt.Options) -> dict[str, object]:
-    return {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    show_files(out, lines)
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from salience._cli.options import Options, parse_numbers
+from salience._cli.options import Options
+from salience._cli.parse import parse_numbers
 from salience._errors import SalienceError, expected, printable, reason
 from salience._files.untrusted import MAX_BYTES, check_size, parse_bytes, regular, unpacked
 from salience._inputs import trees

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from salience._errors import expected, unknown
+from salience._errors import expected, printable, unknown
 from salience._study.agreement import agreement
+from salience._study.recommend import Recommendation
 from salience._study.sentences import COMPLETELY, CONSTANT, HARDLY, INSENSITIVE, SENSITIVE
 from salience._study.store import ENDINGS, write
 from salience._study.study import Study
-from salience._study.verdicts import Verdicts
+from salience._study.verdicts import Verdicts, counted, number, span
 
 LIMITS = (
     "Known limits: that a map changes with the weights does not make it right, and random maps "
@@ -56,7 +57,45 @@ def verdict_table(judged: Verdicts, costs: Mapping[str, float] | None = None) ->
     return table
 
 
-def show_study(
+def show_study(console: Console, study: Study, costs: Mapping[str, float] | None = None) -> None:
+    """Print what the tests say, and last which methods to use."""
+    if study.tested:
+        show_verdicts(console, study, study.verdicts(), costs)
+    if study.has_faithfulness:
+        show_recommendation(console, study.recommend())
+
+
+def show_recommendation(console: Console, found: Recommendation) -> None:
+    """Print every method's scores with the gate that stopped it, and which to use."""
+    numbers = [
+        Column(name, justify="right", no_wrap=True)
+        for name in ("faithful", "95% interval", "gain", "95% interval")
+    ]
+    measured = found.measured
+    table = Table(
+        Column("method", no_wrap=True),
+        *numbers,
+        "stopped by",
+        caption_justify="left",
+        caption_style="dim",
+        caption=f"faithful: {measured.score}; gain: over the method's maps on "
+        f"{counted(measured.networks, 'untrained network')}; {measured.told}",
+    )
+    for name, passed in found.passed.items():
+        row, told = measured[name], f"{passed.gate}: {passed.why}" if passed.gate else "use"
+        says = Text(told, "dim" if passed.gate else "bold dodger_blue2")
+        ends, gains = span(row.low, row.high), span(row.gain_low, row.gain_high)
+        table.add_row(Text(name), number(row.score), ends, number(row.gain), gains, says)
+    table.add_section()
+    for row in measured.values():
+        if row.role != "method":
+            ends = span(row.low, row.high)
+            table.add_row(Text(row.name), number(row.score), ends, "-", "-", Text(row.role, "dim"))
+    console.print(table)
+    console.print(Text(printable(found.sentence), "bold"))
+
+
+def show_verdicts(
     console: Console, study: Study, judged: Verdicts, costs: Mapping[str, float] | None = None
 ) -> None:
     """Print the verdicts, why, and what to hold against them."""
@@ -83,9 +122,14 @@ def save_study(folder: Path, study: Study, form: str = "nc") -> list[Path]:
 
     form  "nc" (netCDF) or "zarr"
     """
-    files = [folder / f"study.{form}", folder / "similarity.png"]
+    files = [folder / f"study.{form}"]
     write(study.data, files[0], f".{form}")
-    study.plot.similarity().savefig(files[-1])
+    if study.tested:
+        files.append(folder / "similarity.png")
+        study.plot.similarity().savefig(files[-1])
+    if study.has_faithfulness:
+        files.append(folder / "plane.png")
+        study.plot.plane().savefig(files[-1])
     if study.has_maps and study.inputs.ndim <= 5:
         files.append(folder / "cascade.png")
         study.plot.cascade(range(min(_DRAWN, len(study.map_names)))).savefig(files[-1])

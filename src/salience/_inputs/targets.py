@@ -256,6 +256,11 @@ def _is_mask(target: Tensor | np.ndarray) -> bool:
     return str(target.dtype).removeprefix("torch.").startswith(("float", "bfloat", "bool"))
 
 
+def told(target: Target) -> str:
+    """A target, as a result says what was explained."""
+    return getattr(target, "__name__", "function") if callable(target) else str(target)
+
+
 def rows_of(target: Target, rows: slice, total: int | None, output: Tensor) -> Target:
     """The part of a target given for all samples (of a total) that belongs to some of them.
 

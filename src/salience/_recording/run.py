@@ -46,7 +46,7 @@ def run_pass(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(generators_kept(device))
         stack.enter_context(as_it_was(model))
-        stack.enter_context(_as_written())
+        stack.enter_context(uncompiled())
         begin = recorder.start(x)
         outputs = _outputs(model, begin, recorder)
         output = recorder.finish(outputs, lambda outputs: targets.select_output(outputs, part))
@@ -72,7 +72,7 @@ def at_other_values(recording: Recording, values: Sequence[Tensor]) -> Recording
     return run_pass(recording.model(), x, recording.part, recording.weights, embedded=embedded)
 
 
-def _as_written() -> AbstractContextManager[object]:
+def uncompiled() -> AbstractContextManager[object]:
     """Run models as they are written, not as they were compiled."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

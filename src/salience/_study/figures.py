@@ -24,6 +24,12 @@ class Figures:
 
         return plot.similarity(self.study, score=score, level=level)
 
+    def plane(self, *, score: str | None = None) -> Figure:
+        """Faithfulness over gain, a point per method (`salience.plot.plane`)."""
+        from salience import plot
+
+        return plot.plane(self.study, score=score)
+
     def cascade(self, sample: int | Sequence[int] = 0, *, clip: float = 99.5) -> Figure:
         """Maps down the cascade (`salience.plot.cascade`)."""
         from salience import plot

@@ -12,7 +12,7 @@ from salience._files.writing import whole
 from salience._study import store
 from salience._study.maps import Maps
 from salience._study.maps_file import from_xarray
-from salience._study.schema import tested
+from salience._study.schema import has_faithfulness, tested
 from salience._study.study import Study
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open(path: str | Path) -> Study | Maps[Any]:
     """
     file = store.file_of(Path(path))
     dataset = store.read(file)
-    if tested(dataset) or "value" not in dataset:
+    if tested(dataset) or has_faithfulness(dataset) or "value" not in dataset:
         return _study(file, dataset)
     with dataset:
         try:
@@ -58,7 +58,7 @@ def open_study(path: Path) -> Study:
 
 
 def _study(file: Path, dataset: xarray.Dataset) -> Study:
-    if "maps" in dataset or tested(dataset):
+    if "maps" in dataset or tested(dataset) or has_faithfulness(dataset):
         return Study(dataset)
     dataset.close()
     held = ", ".join(sorted(map(str, dataset))) or "nothing"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._names import BETWEEN, ERRORS, FLOOR, MULTIPLIERS, NEGATIVE, OTHERS
+from salience._names import BETWEEN, ERRORS, FLOOR, MULTIPLIERS, NEGATIVE, OTHERS, REFERENCE
 
 if TYPE_CHECKING:
     import xarray
@@ -31,13 +31,32 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
 _SHOWN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "map_method": (("map_method",), "text"), "map_stage": (("map_stage",), "text"),
 }  # fmt: skip
+DEPENDENCE = "untrained_dependence"  # of the target on its inputs, (network, sample)
+FAITHFUL, UNTRAINED = "faithful_", "untrained_"  # before the name of a score
+_FAITHFUL: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "candidate": (("candidate",), "text"), "candidate_role": (("candidate",), "text"),
+    "candidate_uncovered": (("candidate",), "text"),
+    "candidate_constant": (("candidate",), "whole numbers"),
+    "several_passes": (("candidate",), "whole numbers"),
+    "other_target": (("candidate", "sample"), "numbers"),
+    "target_value": (("sample",), "numbers"), "target_emptied": (("sample",), "numbers"),
+    **{f"candidate_{name}": (("candidate", "sample"), "numbers") for name in ERRORS},
+}  # fmt: skip
+_BEGINNING: Mapping[str, tuple[str, ...]] = {
+    FAITHFUL: ("candidate", "sample"), UNTRAINED: ("candidate", "network", "sample"),
+}  # fmt: skip
 _TEXTS = ("kind", "order", "model", "model_fingerprint", "score")  # attributes
-_ROLES = ("method", NEGATIVE, FLOOR)
+_ROLES = ("method", NEGATIVE, FLOOR, REFERENCE)
 
 
 def tested(dataset: xarray.Dataset) -> bool:
     """Whether a dataset holds a randomisation test, and not only maps."""
     return "method" in dataset.dims and "stage" in dataset.dims
+
+
+def has_faithfulness(dataset: xarray.Dataset) -> bool:
+    """Whether a dataset holds a test of faithfulness."""
+    return "candidate" in dataset.dims
 
 
 def scores_of(dataset: xarray.Dataset) -> list[str]:
@@ -53,6 +72,8 @@ def check_form(dataset: xarray.Dataset) -> None:
             raise ValueError(f"the attribute {key} is {value!r}, which is no text")
     if tested(dataset):
         _check_test(dataset)
+    if has_faithfulness(dataset):
+        _check_faithfulness(dataset)
     if "maps" in dataset:
         _check_maps(dataset)
     sizes = dataset.sizes
@@ -60,7 +81,11 @@ def check_form(dataset: xarray.Dataset) -> None:
         if name in dataset:
             named = MAP[0] in dataset[name].dims
             _check(dataset, name, (MAP[0], MAP[2]) if named else ("method", "sample"), "numbers")
-    if empty := [str(name) for name in sizes if name in (*SCORE, *MAP) and not sizes[name]]:
+    if empty := [
+        str(name)
+        for name in sizes
+        if name in (*SCORE, *MAP, "candidate", "network") and not sizes[name]
+    ]:
         raise ValueError(f"there is nothing along {', '.join(empty)}")
 
 
@@ -71,7 +96,7 @@ def check_values(name: str, values: np.ndarray, dims: tuple[object, ...]) -> Non
     """
     if values.dtype.kind != "f" or name == "maps":
         return
-    score = dims == SCORE or name in FLOORS
+    score = dims == SCORE or name in FLOORS or _of_candidates(name, dims)
     if score or name == "inputs":
         held = values[~np.isnan(values)] if score else values
         if not bool((np.abs(held) <= LARGEST).all()):
@@ -102,6 +127,30 @@ def _check_test(dataset: xarray.Dataset) -> None:
         raise ValueError(f"the attribute stage_count is {count}, which is no number of stages")
     if not (len(numbers) and numbers[0] >= 0 and numbers[-1] < count and _rising(numbers)):
         raise ValueError(f"number holds {numbers[:8].tolist()}, of {count} stages")
+
+
+def _of_candidates(name: str, dims: tuple[object, ...]) -> bool:
+    return "candidate" in dims or name in ("target_value", "target_emptied", DEPENDENCE)
+
+
+def _check_faithfulness(dataset: xarray.Dataset) -> None:
+    for name, (dims, kind) in _FAITHFUL.items():
+        _check(dataset, name, dims, kind)
+    named = [str(name) for name in dataset.data_vars]
+    for begin, dims in _BEGINNING.items():
+        for name in (name for name in sorted(named) if name.startswith(begin)):
+            if name == DEPENDENCE:
+                _check(dataset, name, dims[1:], "numbers")
+                continue
+            _check(dataset, name, dims, "numbers")
+    for name in ("deletion_effect", "subset_effect"):
+        if name in dataset:
+            _check(dataset, name, ("sample", dataset[name].dims[-1]), "numbers")
+    if not any(name.startswith(FAITHFUL) for name in named):
+        raise ValueError("there is no score of faithfulness")
+    _distinct(dataset, "candidate")
+    if strange := sorted(set(map(str, dataset["candidate_role"].values)) - set(_ROLES)):
+        raise ValueError(f"candidate_role holds {', '.join(map(repr, strange))}")
 
 
 def _check_maps(dataset: xarray.Dataset) -> None:

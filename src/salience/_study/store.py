@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from salience._errors import SalienceError, expected, reason
 from salience._study.guard import look_at
-from salience._study.schema import check_form, check_values, tested
+from salience._study.schema import check_form, check_values, has_faithfulness, tested
 
 if TYPE_CHECKING:
     import xarray
@@ -53,7 +53,8 @@ def write(dataset: xarray.Dataset, file: Path, form: str) -> None:
 
 def check_study(dataset: xarray.Dataset) -> None:
     """Raise SalienceError for what could not be opened again as a study."""
-    why = "" if "maps" in dataset or tested(dataset) else "there are neither scores nor maps"
+    held = "maps" in dataset or tested(dataset) or has_faithfulness(dataset)
+    why = "" if held else "there are neither scores nor maps"
     try:
         check_form(dataset)
     except ValueError as error:

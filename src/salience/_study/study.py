@@ -12,8 +12,10 @@ import numpy as np
 
 from salience._errors import SalienceError, expected, printable, unknown
 from salience._names import ERRORS, FLOOR, RANDOM_MAP, RISE
-from salience._study import schema
+from salience._study import faithful, recommend, schema
+from salience._study.faithful import Faithfulness
 from salience._study.figures import Figures
+from salience._study.recommend import Recommendation
 from salience._study.verdicts import CRITERION, SCORE, THRESHOLDS, Verdicts, counted
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ class Study:
         return schema.tested(self.data)
 
     @property
+    def has_faithfulness(self) -> bool:
+        """Whether there is a test of faithfulness."""
+        return schema.has_faithfulness(self.data)
+
+    @property
     def has_maps(self) -> bool:
         """Whether maps were kept, to be looked at."""
         return "maps" in self.data
@@ -84,6 +91,9 @@ class Study:
     @property
     def methods(self) -> list[str]:
         """The methods, without controls."""
+        if not self.tested and self.has_faithfulness:
+            roles = zip(self._texts("candidate"), self._texts("candidate_role"), strict=True)
+            return [name for name, role in roles if role == "method"]
         if not self.tested:
             return self.map_methods
         return [name for name, role in self.roles.items() if role == "method"]
@@ -250,6 +260,41 @@ class Study:
             seed=seed,
         )
 
+    def faithfulness(self, score: str | None = None) -> Faithfulness:
+        """How well each map tells what removing parts of the input does, beside its controls.
+
+        score  a name in `salience.faithfulness_scores`, by default the first there is of those
+               that agree best with known answers
+
+        Errors: SalienceError for a study without that test, or without that score.
+        """
+        return faithful.faithfulness_of(self.data, score)
+
+    def recommend(self, score: str | None = None) -> Recommendation:
+        """Which methods to use on this network: those that pass all gates, cheapest first.
+
+        Gates: `valid` (every operation has a rule, maps are defined and differ between inputs);
+        `learned` (the score is higher than that of the same method on untrained networks);
+        `faithful` (higher than that of every control); `best` (not to be told from the best one).
+        Every second input chooses, the others are reported.
+
+        Errors: SalienceError for a study without a test of faithfulness.
+        """
+        return recommend.recommend(self.data, score)
+
+    def with_faithfulness(self, other: Study) -> Study:
+        """This test and a test of faithfulness of the same network and inputs, as one study.
+
+        Errors: SalienceError for another network, other inputs or another target.
+        """
+        for name in ("model_fingerprint", "data_fingerprint", "target", "output"):
+            mine, theirs = self.data.attrs.get(name), other.data.attrs.get(name)
+            if mine != theirs:
+                cure = "Both are about one network, one set of inputs and one target."
+                raise expected(f"tests of the same {name}", f"{mine} and {theirs}", cure)
+        attributes = {**other.data.attrs, **self.data.attrs}
+        return Study(self.data.merge(other.data).assign_attrs(attributes))
+
     # -- its faces --
 
     @property
@@ -280,12 +325,14 @@ class Study:
 
     def _repr_html_(self) -> str:
         shown = self._shown()
-        below = shown._repr_html_() if isinstance(shown, Verdicts) else f"<p>{escape(shown)}</p>"
+        below = f"<p>{escape(shown)}</p>" if isinstance(shown, str) else shown._repr_html_()
         return f"<p>{escape(printable(self._line()))}</p>{below}"
 
     def _line(self) -> str:
         """What it is of, in a line."""
         parts = [counted(len(self.methods), "method")]
+        if self.has_faithfulness:
+            parts.append(f"faithfulness of {counted(len(self._texts('candidate')), 'map')}")
         if self.tested:
             parts.append(counted(len(self.controls), "control"))
             parts.append(f"{counted(len(self.stages), 'stage')} ({self.order})")
@@ -293,8 +340,10 @@ class Study:
             parts.append(f"maps of {counted(len(self.map_names), 'input')}")
         return f"Study of {self.model}: {', '.join(parts)}"
 
-    def _shown(self) -> Verdicts | str:
+    def _shown(self) -> Verdicts | Faithfulness | str:
         """The verdicts, or why there are none: what is printed never fails."""
+        if not self.tested and self.has_faithfulness:
+            return self.faithfulness()
         if not self.tested:
             return (
                 f"{'Maps, and no' if self.has_maps else 'Neither maps nor a'} randomisation test."

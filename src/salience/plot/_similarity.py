@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # after Okabe & Ito 2008, whose yellow is too faint for a line
 COLORS = "#000000 #0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #8C6D1F".split()
-_MARKERS = "osv^D<>XPp*h"
+MARKERS = "osv^D<>XPp*h"
 _LINES = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)))  # change where the colours begin anew
 _CONTROL_MARKERS = {"input": "_", "edges": "+", "random_map": "x"}
 _MOST_LABELS = 30
@@ -72,7 +72,7 @@ def similarity(
     for row, (name, role) in zip(values, study.roles.items(), strict=True):
         if role == "method":
             ends = [interval(stage, bounds=bounds_of(score), level=level) for stage in row]
-            lines[name] = _curve(axes, row, name, _number(name, study), ends)
+            lines[name] = _curve(axes, row, name, number_of(name, study), ends)
         else:
             lines[name] = _control(axes, row, name, role)
     _set_limits(axes, count, floor)
@@ -133,7 +133,7 @@ def _curve(
         places,
         [1.0, *_means(values)],
         color=color,
-        marker=_MARKERS[number % len(_MARKERS)],
+        marker=MARKERS[number % len(MARKERS)],
         label=name,
         linestyle=_LINES[number // len(COLORS) % len(_LINES)],
         linewidth=1.4,
@@ -142,7 +142,7 @@ def _curve(
     return line
 
 
-def _number(name: str, study: Study) -> int:
+def number_of(name: str, study: Study) -> int:
     """A method's place among all, the same in every figure for a known one."""
     known = sorted(registry, key=lambda method: not registry[method].single_pass)
     return list(dict.fromkeys([*known, *study.roles])).index(name)

@@ -47,7 +47,7 @@ class Method:
     >>> import salience
     >>> mine = salience.Method("mine", "twice x df/dx", "me", readout="x * m", start=2.0)
     >>> salience.methods["lrp_epsilon"], mine
-    (lrp_epsilon(eps=0.001), mine())
+    (lrp_epsilon(eps=0.001, eps_relative=0.0), mine())
     """
 
     name: str

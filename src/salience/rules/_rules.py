@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from salience._inputs.trees import columns
 from salience._recording.linear_maps import LinearMap, linear_response
 from salience._recording.nonlinear_sites import ElementSite, JointSite, NormSite
 
@@ -56,12 +57,24 @@ def unchanged(linear: LinearMap, m: Tensor) -> Tensor:
     return linear.transpose(m)
 
 
-def epsilon(linear: LinearMap, m: Tensor, eps: float) -> Tensor:
-    """W^T (m z / (z + eps sign z)), sign 0 = +1, z with its bias (Bach 2015)."""
-    if eps == 0:
+def epsilon(linear: LinearMap, m: Tensor, eps: float, eps_relative: float = 0.0) -> Tensor:
+    """W^T (m z / (z + e sign z)), sign 0 = +1, z with its bias (Bach 2015).
+
+    e = eps + eps_relative mean |z|, the mean over those z of the sample that relevance reaches:
+    others may be rectified already.
+    """
+    if eps == 0 and eps_relative == 0:
         return linear.transpose(m)
-    denominator = linear.z.abs().add_(eps)
-    return linear.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
+    if eps_relative == 0:
+        denominator = linear.z.abs().add_(eps)
+        return linear.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
+    size = linear.z.abs()
+    wide = torch.promote_types(size.dtype, torch.float32)
+    reached = m != 0
+    count = reached.flatten(1).sum(1).clamp_(min=1)
+    typical = (size * reached).flatten(1).sum(1, dtype=wide) / count
+    own = columns((typical * eps_relative + eps).to(size.dtype), size)
+    return linear.transpose_(m - m * _divide_(own.expand_as(size), size + own))
 
 
 def _divide_(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def smoothgrad(base: str | Method = "gradient", n: int = 50, noise: float = 0.15
     noise  their standard deviation, in parts of each sample's max x - min x
 
     >>> smoothgrad(lrp_epsilon(eps=1e-2), n=10)
-    smoothgrad(base=lrp_epsilon(eps=0.01), n=10, noise=0.15)
+    smoothgrad(base=lrp_epsilon(eps=0.01, eps_relative=0.0), n=10, noise=0.15)
     """
     whole_number("n", n, 1, "The default is 50.")
     at_least_0("noise", noise, 0.15)
@@ -124,16 +124,22 @@ def deep_taylor(low: object = None, high: object = None) -> Method:
     )  # fmt: skip
 
 
-def lrp_epsilon(eps: float = 1e-3) -> Method:
-    """Relevance in proportion to a_i w_ij / (z_j + eps sign z_j) (Bach 2015).
+def lrp_epsilon(eps: float = 1e-3, eps_relative: float = 0.0) -> Method:
+    """Relevance in proportion to a_i w_ij / (z_j + e sign z_j), e = eps + eps_relative mean |z|
+    (Bach 2015).
 
-    >>> lrp_epsilon(eps=1e-2)
-    lrp_epsilon(eps=0.01)
+    eps           in units of z, which mean something else in every layer and network
+    eps_relative  in units of the layer's mean |z|, over a sample's units that relevance reaches
+
+    >>> lrp_epsilon(eps=0, eps_relative=0.1)
+    lrp_epsilon(eps=0, eps_relative=0.1)
     """
     at_least_0("eps", eps, 1e-3)
+    at_least_0("eps_relative", eps_relative, 0.0)
     return _relevance(
         "lrp_epsilon", "relevance in proportion to a_i w_ij / (z_j + eps sign z_j)", "Bach 2015",
-        partial(backward.epsilon, eps=eps), parameters={"eps": eps}, make=lrp_epsilon,
+        partial(backward.epsilon, eps=eps, eps_relative=eps_relative),
+        parameters={"eps": eps, "eps_relative": eps_relative}, make=lrp_epsilon,
     )  # fmt: skip
 
 
