@@ -1,4 +1,4 @@
-"""Saliency maps of trained networks by every established method, and which of them to believe."""
+"""Saliency maps of trained networks by every established method, and what they are worth."""
 
 from salience._interrupts import end_quietly
 
@@ -18,6 +18,7 @@ from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
+from salience._study.agreement import Agreement, agreement
 from salience._study.files import open
 from salience._study.judge import verdicts
 from salience._study.maps import Maps
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from salience import adapters, models, plot, report, rules
 
 __all__ = [
+    "Agreement",
     "Cascade",
     "Coverage",
     "Maps",
@@ -51,6 +53,7 @@ __all__ = [
     "Verdicts",
     "__version__",
     "adapters",
+    "agreement",
     "attribution_by_value",
     "cost",
     "explain",

@@ -3,5 +3,7 @@
 RISE = "complexity_rise"  # the score of the efficient test
 POSITIVE_METHOD, RANDOM_MAP = "gradient", "random_map"  # controls
 NEGATIVE, FLOOR = "negative control", "floor control"  # their roles
+# floors of a similarity, by the variables that hold them
+BETWEEN, OTHERS, MULTIPLIERS = "between_random", "other_inputs", "other_multipliers"
 ERRORS = ("conservation_error", "completeness_error")  # of maps
 REFERENCE, OCCLUSION = "reference", "occlusion"  # what faithfulness is measured by, as a map

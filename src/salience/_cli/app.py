@@ -147,10 +147,11 @@ def check_command(
     """Test which methods' maps to use on this network.
 
     Randomisation: the weights are randomised stage by stage, and each method's
-    maps compared with those of the trained network (Adebayo 2018). Faithfulness:
-    parts of the inputs are removed, and the effects on the target compared with
-    what the maps say of those parts, beside controls and the same methods on
-    untrained networks. The recommendation follows from the second.
+    maps compared with those of the trained network (Adebayo 2018): they change
+    completely, in part or hardly. Faithfulness: parts of the inputs are removed,
+    and the effects on the target compared with what the maps say of those parts,
+    beside controls and the same methods on untrained networks. The
+    recommendation follows from the second.
 
     OUT gets the scores and the maps of the inputs shown (study.nc, which
     salience.open reads), similarity.png (how alike the maps are at each stage)

@@ -183,14 +183,17 @@ salience check net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
 
 [bold]Reading it[/bold]
 
-Retention is 1 for maps that randomisation cannot change, 0 where nothing of
-them is left. A sensitive method is below 0.2, an insensitive one above 0.4.
-The controls show that the test works: input and edges must keep 1, a random
-map 0, and the gradient must be sensitive.
+The similarity is 1 for maps that randomisation cannot change. Its floor is what
+it is for maps that share less: random ones, those of two inputs, x times the
+multipliers of another input. Maps change completely where it is not above its
+floor, and hardly where it is more than half way from there to 1. The controls
+show that the test works: input and edges must keep 1.
 
 [bold]Afterwards[/bold]
 
 study = salience.open("out"); study.verdicts(score="ssim"); study.data.spearman
+
+A strong correlation down the cascade: study.verdicts(criterion="retention")
 
 The verdicts, as a table of pandas: study.verdicts().to_dataframe()
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,19 @@ from salience.rules._method import Method, Rule
 from salience.rules._rules import unchanged
 
 
-def walk_back(recording: Recording, method: Method, gradient: Tensor) -> tuple[Tensor, ...]:
+class Found(NamedTuple):
+    """What a walk found at each leaf.
+
+    maps         what the method reads off
+    multipliers  m, where the maps are x * m; None where they are m itself, or where a rule at an
+                 input layer handed back relevance
+    """
+
+    maps: tuple[Tensor, ...]
+    multipliers: tuple[Tensor, ...] | None
+
+
+def walk_back(recording: Recording, method: Method, gradient: Tensor) -> Found:
     """What the method reads off at each leaf, for a gradient at the output."""
     walk, begins = recording.walk, [leaf.tensor for leaf in recording.leaves]
     with walk.alone():
@@ -35,7 +48,9 @@ def walk_back(recording: Recording, method: Method, gradient: Tensor) -> tuple[T
             )
         pairs = zip(found, begins, strict=True)
         ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
-        return ms if method.readout == "m" else _relevance(recording, ms)
+        if method.readout == "m":
+            return Found(ms, None)
+        return Found(_relevance(recording, ms), None if walk.relevance else ms)
 
 
 def _relevance(recording: Recording, ms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

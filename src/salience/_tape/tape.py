@@ -22,7 +22,7 @@ from salience._inputs.validation import (
 from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
 from salience._study.maps import Maps
-from salience._tape.backward import walk_back
+from salience._tape.backward import Found, walk_back
 from salience._tape.coverage import Coverage, coverage_of
 from salience._tape.shown import as_html, as_text
 from salience.rules._method import Attribution, Method
@@ -158,13 +158,13 @@ class Tape:
         with torch.inference_mode(False), torch.no_grad():
             if factor is not None and not method.relevance:
                 gradient = gradient * columns(factor, gradient)
-            maps = self._walk(method, gradient)
+            maps, ms = self._walk(method, gradient)
             if factor is not None and method.relevance:  # afterwards: 1 / value may overflow
-                maps = tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
+                maps, ms = _times(maps, factor), None if ms is None else _times(ms, factor)
         if not method.relevance:
-            return Attribution(maps, value=value)
+            return Attribution(maps, None, value, ms)
         begin = value if factor is None else value * factor
-        return Attribution(maps, ((_total(maps) - begin) / begin).abs(), value)
+        return Attribution(maps, ((_total(maps) - begin) / begin).abs(), value, ms)
 
     def uncovered(self, method: Method) -> list[str]:
         """The operations that the method, or the one that it averages, has no rule for."""
@@ -188,7 +188,7 @@ class Tape:
             (gradient,) = torch.autograd.grad(value.sum(), output)
         return value.detach(), gradient
 
-    def _walk(self, method: Method, gradient: Tensor) -> tuple[Tensor, ...]:
+    def _walk(self, method: Method, gradient: Tensor) -> Found:
         """One backward walk over the recorded graph with the method's rules in force."""
         if method.rules or method.input_rule is not None:
             return walk_back(self.recording, method, gradient)
@@ -196,10 +196,11 @@ class Tape:
         plain = self._plain  # another thread may replace it
         if plain is None or not torch.equal(plain[0], gradient):
             bare = replace(method, readout="m")
-            plain = self._plain = (gradient, walk_back(self.recording, bare, gradient))
+            plain = self._plain = (gradient, walk_back(self.recording, bare, gradient).maps)
         if method.readout == "m":
-            return tuple(m.clone() for m in plain[1])
-        return tuple(m * leaf.tensor for m, leaf in zip(plain[1], self.leaves, strict=True))
+            return Found(tuple(m.clone() for m in plain[1]), None)
+        pairs = zip(plain[1], self.leaves, strict=True)
+        return Found(tuple(m * leaf.tensor for m, leaf in pairs), plain[1])
 
 
 def maps_of(
@@ -288,6 +289,10 @@ def record(model: Callable[..., object], x: Any, *, output: targets.Part = None)
         x = in_dtype_of(model, x)
     check_input(model, x)
     return Tape(checked_pass(model, x, output))
+
+
+def _times(maps: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
+    return tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
 
 
 def _total(maps: tuple[Tensor, ...]) -> Tensor:

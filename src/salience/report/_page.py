@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from salience._files.writing import whole
+from salience._study.sentences import SCORES
 from salience._study.study import Study, study_of
-from salience._study.verdicts import THRESHOLDS, Verdicts
+from salience._study.verdicts import Verdicts
 from salience.plot._pictures import shortened
 from salience.report import _figures as figures
 from salience.report import _numbers as numbers
@@ -92,7 +93,7 @@ def render(
     extras, scripts = completed(extras, study), _scripts()
     judged = study.verdicts(score=extras.score) if study.tested else None
     shown, roots = _numbers(study, judged, extras, plan), _figures(study, extras, plan)
-    question = f"Which saliency maps of {study.model} can be believed?"
+    question = f"What is left of the saliency maps of {study.model} when its weights are random?"
     return _template().render(
         title=title or (question if judged else f"Saliency maps of {study.model}"),
         policy=_policy(scripts, "'none'" if embedded else "'self'"),
@@ -130,7 +131,6 @@ def _numbers(
     """Everything that the page shows as a number, as the script reads it."""
     coverage, shares = extras.coverage, extras.attribution
     return {
-        "thresholds": list(THRESHOLDS),
         "test": _test(study, judged, extras) if judged else None,
         "maps": None if plan is None else _maps(study, plan),
         "attribution": None if shares is None else numbers.attribution_rows(shares),
@@ -142,14 +142,18 @@ def _numbers(
 def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, object]:
     scores = numbers.ordered_scores(study, judged.score)
     return {
-        "measure": "rise" if study.rises else "retention",
+        "measure": judged.measure,
+        "randomized": judged.randomized,
+        "total": judged.total,
+        "caption": judged.caption(),
         "methods": list(study.roles),
         "roles": list(study.roles.values()),
         "stages": study.stages,
         "order": study.order,
-        "scores": {name: numbers.SCORES.get(name, name) for name in scores},
+        "scores": {name: SCORES.get(name, name) for name in scores},
         "similarity": numbers.similarity(study, scores),
         "first": numbers.first_repeat(study, scores[0]),
+        "floors": numbers.floors(study, scores),
         "rows": numbers.verdict_rows(study, judged, extras),
     }
 
@@ -199,7 +203,7 @@ def _figures(study: Study, extras: Extras, plan: pixels.Plan | None) -> list[fig
         roots += figures.panels(len(study.map_methods), height, width, color)
     if study.tested and not study.rises:
         stages = [shortened(name, 28) for name in study.stages]
-        roots.append(figures.curves(list(study.roles.values()), stages, THRESHOLDS))
+        roots.append(figures.curves(list(study.roles.values()), stages))
     if extras.attribution is not None:
         rows = numbers.attribution_rows(extras.attribution)
         roots += [figures.shares(rows, number) for number in range(len(rows["outputs"]))]
@@ -256,4 +260,4 @@ def _number(value: float | None, form: str = ".2f") -> str:
     if value is None:
         return "–"
     text = format(value, form)
-    return text.removeprefix("-") if float(text) == 0 else text
+    return text.removeprefix("-") if float(text.rstrip("%")) == 0 else text
