@@ -22,6 +22,7 @@ from salience.report import _numbers as numbers
 from salience.report import _pixels as pixels
 from salience.report import _words as words
 from salience.report._extras import Extras, completed
+from salience.report._recommendation import recommendation
 
 if TYPE_CHECKING:
     import xarray
@@ -94,8 +95,11 @@ def render(
     judged = study.verdicts(score=extras.score) if study.tested else None
     shown, roots = _numbers(study, judged, extras, plan), _figures(study, extras, plan)
     question = f"What is left of the saliency maps of {study.model} when its weights are random?"
+    if study.has_faithfulness:
+        question = f"Which saliency maps of {study.model} to use"
     return _template().render(
-        title=title or (question if judged else f"Saliency maps of {study.model}"),
+        title=title
+        or (question if judged or study.has_faithfulness else f"Saliency maps of {study.model}"),
         policy=_policy(scripts, "'none'" if embedded else "'self'"),
         style=_asset("page.css"),
         scripts=scripts,
@@ -103,6 +107,7 @@ def render(
         data=_json(shown),
         bokeh=_json(figures.as_json(roots)),
         blocks=_blocks(study, plan) if plan and embedded else [],
+        advice=recommendation(study),
         answer=words.answer(study, judged) if judged else [("No test", words.UNTESTED)],
         limits=words.LIMITS,
         provenance=numbers.provenance_rows(study.data.attrs),
