@@ -52,7 +52,7 @@ def quantus_scores(model: nn.Module, x: Tensor, chosen: Tensor, explain: Explain
         warnings.simplefilter("ignore")
         test = quantus.MPRT(
             similarity_func=quantus.similarity_func.correlation_spearman, layer_order="top_down",
-            abs=False, normalize=False, disable_warnings=True,
+            abs=False, normalise=False, disable_warnings=True,
         )  # fmt: skip
         return test(
             model=model, x_batch=x.cpu().numpy(), y_batch=chosen.cpu().numpy(),
