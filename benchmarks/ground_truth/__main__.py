@@ -49,6 +49,12 @@ def read_lines(codes: dict[str, str]) -> dict[str, Any]:
     return {row["name"]: row for row in wanted if "failed" not in row}
 
 
+def measured() -> list[dict[str, Any]]:
+    """The lines there are of this code, in the order of the cases."""
+    rows = read_lines({case.name: code_of(case) for case in CASES})
+    return [rows[case.name] for case in CASES if case.name in rows]
+
+
 def in_own_process(name: str) -> dict[str, Any]:
     """The result of one case, or why there is none."""
     command = [sys.executable, "-m", "ground_truth", name, "--here"]

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from ground_truth.question import Question, occluded
+from ground_truth.question import Question, effects, occluded
 from salience import Maps, Method, explain, rules
 from salience import methods as registry
 
 Named = dict[str, Tensor]  # maps (N, ...) like x, by name
 CONTROLS = ("random", "input", "edges")
-REFERENCE = "occlusion"  # neither a method of the package nor a map that knows nothing
+# neither methods of the package nor maps that know nothing
+REFERENCES = ("occlusion", "occlusion by others")
 # the time of a map, in gradients: as budgeted in the package's own benchmark, draws times passes
 COST = {
     "gradient": 1.0, "input_x_gradient": 1.0, "smoothgrad": 6.0, "integrated_gradients": 8.0,
@@ -55,7 +56,10 @@ def controls(question: Question, generator: Generator) -> Named:
     found = {"random": torch.randn(question.x.shape, generator=generator), "input": question.x}
     if question.x.ndim > 2:
         found["edges"] = edges(question.x)
-    return found | {REFERENCE: occluded(question)}
+    return found | {
+        "occlusion": occluded(question, effects(question, "windows").drop),
+        "occlusion by others": occluded(question, effects(question, "windows", "others").magnitude),
+    }
 
 
 def edges(x: Tensor) -> Tensor:

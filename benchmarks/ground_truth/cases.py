@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ground_truth import images, networks, rows
+from ground_truth import images, networks, relations, rows
 from ground_truth.data import Generate
 from ground_truth.networks import Make
 from ground_truth.train import Recipe
@@ -72,13 +72,16 @@ CASES = [
     _case("switch", "mlp", rows.switch, _mlp(16, 2)),
     _case("word", "attention", rows.word, partial(_text, 1)),
     _case("marked", "attention", rows.marked, partial(_text, 2)),
+    _case("twice", "bn", relations.twice, _cnn(2, norm=True)),
+    _case("product", "mlp", relations.product, _mlp(rows.FEATURES, 2)),
+    _case("equal", "attention", relations.equal, partial(_text, 2), steps=1500),
     _case("glyph", "dead", images.glyph, _cnn(2), shuffled=True, steps=300),
 ]
 
 # of the same networks, another scalar
 _MORE = {
     "difference": "glyph-cnn glyph-gelu pulse-cnn color-cnn switch-mlp word-attention".split(),
-    "probability": "glyph-bn ink-cnn shortcut-on".split(),
+    "probability": "glyph-bn ink-cnn shortcut-on twice-bn".split(),
 }
 CASES += [
     replace(case, head=head)

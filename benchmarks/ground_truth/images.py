@@ -44,7 +44,7 @@ def _two(count: int, size: int, side: int, generator: Generator) -> tuple:
 
 
 def glyph(
-    count: int, generator: Generator, size: int = 32, kinds: int = 2, contrast: float = 2.0
+    count: int, generator: Generator, size: int = 32, kinds: int = 2, contrast: float = 3.0
 ) -> Data:
     """A glyph decides; a decoy of other kinds does not; both over 1/f noise."""
     first, second, truth = _two(count, size, SIDE, generator)
@@ -97,8 +97,8 @@ def shortcut(count: int, generator: Generator, planted: bool = True, size: int =
         agrees = torch.rand(count, generator=generator) < 0.75
         weak = torch.where(agrees, answers, 1 - answers) if planted else answers
         spot = answers if planted else choices(count, 2, generator)
-        picture[place] += 2 * GLYPHS[weak]
-        picture[patch] += (6.0 * spot - 3.0)[:, None, None]
+        picture[place] += 3 * GLYPHS[weak]
+        picture[patch] += (8.0 * spot - 4.0)[:, None, None]
         return picture[:, None]
 
     answers = choices(count, 2, generator)
@@ -156,9 +156,9 @@ def stripes(count: int, generator: Generator, size: int = 48) -> Data:
 
     def draw(answers: Tensor) -> Tensor:
         picture = fields(count, (size, size), generator)
-        picture[first] += 1.5 * waves(torch.stack([level, upright])[answers])
+        picture[first] += 2 * waves(torch.stack([level, upright])[answers])
         slant = torch.stack([level + upright, level - upright]) / math.sqrt(2)
-        picture[second] += 1.5 * waves(slant[choices(count, 2, generator)])
+        picture[second] += 2 * waves(slant[choices(count, 2, generator)])
         return picture[:, None]
 
     answers = choices(count, 2, generator)

@@ -11,7 +11,7 @@ STEPS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # the share of noise
 
 
 def ladder(good: Tensor, generator: Generator) -> dict[str, Tensor]:
-    """`rough@0.1`, `smooth@0.1`, ...: (1 - step) of the map (N, ...) and `step` of noise.
+    """`rough: 0.1`, `smooth: 0.1`, ...: (1 - step) of the map (N, ...) and `step` of noise.
 
     rough   the map's own values at other positions
     smooth  the map of another sample, turned upside down: of the same grain at the wrong place
@@ -22,14 +22,12 @@ def ladder(good: Tensor, generator: Generator) -> dict[str, Tensor]:
         "rough": wide.gather(2, order.expand_as(wide)),
         "smooth": wide.roll(1, 0).flip(2),
     }
-    spread = wide.std((1, 2), keepdim=True)
-    unit = wide / spread
     return {
-        f"{kind}@{step:g}": ((1 - step) * unit + step * noise / _spread(noise)).view_as(good)
+        f"{kind}: {step:g}": ((1 - step) * _unit(wide) + step * _unit(noise)).view_as(good)
         for kind, noise in noises.items()
         for step in STEPS
     }
 
 
-def _spread(wide: Tensor) -> Tensor:
-    return wide.std((1, 2), keepdim=True)
+def _unit(wide: Tensor) -> Tensor:
+    return wide / wide.std((1, 2), keepdim=True)

@@ -14,12 +14,13 @@ from ground_truth.cases import Case
 from ground_truth.data import Data
 from ground_truth.ladder import ladder
 from ground_truth.networks import HEADS
-from ground_truth.question import Question, value
-from ground_truth.scores import OF_MAPS, OF_METHODS
+from ground_truth.question import PASS, Question
+from ground_truth.scores import COSTLY, OF_MAPS, OF_METHODS, few
 from ground_truth.train import stream, trained, untrained
 from ground_truth.truth import interventions
 
 SAMPLES, UNTRAINED, FOR_MEAN = 32, 3, 2000
+DRAWS = 4  # other samples in the place of what is deleted
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -61,15 +62,14 @@ def _question(case: Case, network: nn.Module) -> tuple[Question, Data]:
     large = recipe.generate(FOR_MEAN, stream(recipe.name, "mean"))
     data = recipe.generate(8 * SAMPLES, stream(recipe.name, "explained"))
     target = torch.zeros_like(data.y).long() if recipe.regression else data.y
-    every = torch.zeros_like(large.y).long() if recipe.regression else large.y
-    right = torch.arange(len(data.x))
-    if not recipe.regression and not recipe.shuffled:
-        with torch.no_grad():
-            right = (network(data.x).argmax(1) == data.y).nonzero()[:, 0]
-    chosen = right[:SAMPLES]
+    with torch.no_grad():
+        chosen = torch.arange(SAMPLES)
+        if not recipe.regression and not recipe.shuffled:
+            chosen = (network(data.x).argmax(1) == data.y).nonzero()[:SAMPLES, 0]
+        spread = torch.cat([network(some) for some in large.x.split(PASS)]).std(0).mean()
     question = Question(
         network=network, x=data.x[chosen], target=target[chosen], mean=large.x.mean(0),
-        others=large.x[:SAMPLES], scale=float(value(network, large.x, every).std()),
+        others=large.x[: DRAWS * SAMPLES].view(DRAWS, *data.x[:SAMPLES].shape), scale=float(spread),
     )  # fmt: skip
     return question, Data(*(part[chosen] for part in data))
 
@@ -89,8 +89,9 @@ def _scores(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for family, score in OF_MAPS.items():
-        for variant, numbers in score(question, maps).items():
-            found[f"{family}, {variant}"] = _numbers(list(maps), numbers)
+        given = few(maps) if family in COSTLY else maps
+        for variant, numbers in score(question, given).items():
+            found[f"{family}, {variant}"] = _numbers(given, numbers)
     for family, of_methods in OF_METHODS.items():
         for variant, numbers in of_methods(question, generator).items():
             found[f"{family}, {variant}"] = _numbers(methods, numbers)

@@ -152,6 +152,8 @@ def vit(outputs: int, size: int = 32, side: int = 4, width: int = 32, blocks: in
 class Difference(nn.Module):
     """Each of two outputs less the other one."""
 
+    signs: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("signs", torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 PASS = 64  # inputs in one forward pass: activations that stay in the processor's cache
 SUBSETS = 200
-SHARES = (0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Question:
     x         (N, channels, ...) or (N, features)
     target    (N,) the place of the output
     mean      (...) of the data, position by position
-    others    like x: other samples, of which parts are put in the place of what is deleted
-    scale     of the target over the data: its standard deviation
+    others    (draws, N, ...) other samples, whose parts can take the place of what is deleted
+    scale     of the outputs over the data: their standard deviation
     """
 
     network: nn.Module
@@ -41,12 +41,12 @@ def flat(x: Tensor) -> Tensor:
 
 def signed(maps: Mapping[str, Tensor]) -> Tensor:
     """(maps, N, positions) of maps by name: the sum over channels."""
-    return torch.stack([flat(held).sum(1) for held in maps.values()]).double()
+    return torch.stack([flat(held.double()).sum(1) for held in maps.values()])
 
 
 def absolute(maps: Mapping[str, Tensor]) -> Tensor:
     """(maps, N, positions) of maps by name: the sum of magnitudes over channels."""
-    return torch.stack([flat(held).abs().sum(1) for held in maps.values()]).double()
+    return torch.stack([flat(held.double()).abs().sum(1) for held in maps.values()])
 
 
 @torch.no_grad()
@@ -66,10 +66,10 @@ def regions(question: Question, kind: str) -> Tensor:
     shape = question.x.shape[2:] if question.x.ndim > 2 else question.x.shape[1:]
     step = cell_size(shape)
     if kind == "cells":
-        return _squares(shape, step, step)
+        return squares(shape, step, step)
     if kind == "windows":
-        return _squares(shape, step + step // 2, max(step // 2, 1))
-    cells = _squares(shape, step, step)
+        return squares(shape, step + step // 2, max(step // 2, 1))
+    cells = squares(shape, step, step)
     share = float(kind.removeprefix("subsets-"))
     generator = Generator().manual_seed(question.seed)
     order = torch.rand(SUBSETS, len(cells), generator=generator).argsort(1)
@@ -82,7 +82,7 @@ def cell_size(shape: torch.Size) -> int:
     return 4 if shape[-1] >= 24 else 1
 
 
-def _squares(shape: torch.Size, side: int, stride: int) -> Tensor:
+def squares(shape: torch.Size, side: int, stride: int) -> Tensor:
     """(parts, positions) of all squares, or stretches, that lie within the shape."""
     parts = torch.ones(1, 1, dtype=torch.float64)
     for size in shape:
@@ -96,30 +96,41 @@ def _squares(shape: torch.Size, side: int, stride: int) -> Tensor:
 # -- what deleting them does ----------------------------------------------------------------------
 
 
-def replacement(question: Question, kind: str) -> Tensor:
-    """(N, channels, positions) what is put in the place of what is deleted."""
+class Effect(NamedTuple):
+    """What deleting parts does to the target, (N, parts): the mean over draws of what is put in
+    their place of how much it falls, and of how much it changes either way."""
+
+    drop: Tensor
+    magnitude: Tensor
+
+
+def replacements(question: Question, kind: str) -> list[Tensor]:
+    """(N, channels, positions) what is put in the place of what is deleted: one draw or several."""
     x = flat(question.x)
     if kind == "mean":
-        return flat(question.mean[None]).expand_as(x)
-    return flat(question.others)
+        return [flat(question.mean[None]).expand_as(x)]
+    return [flat(other) for other in question.others]
 
 
 @cache
-def drops(question: Question, parts: str, replaced: str = "mean") -> Tensor:
-    """(N, parts) how much the target falls where a part is deleted."""
-    x, instead = flat(question.x), replacement(question, replaced)
-    before = value(question.network, question.x, question.target)
-    found = [
+def effects(question: Question, parts: str, replaced: str = "mean") -> Effect:
+    """Of each part, deleted alone."""
+    x, before = flat(question.x), value(question.network, question.x, question.target)
+    falls = torch.stack([
         before - value(question.network, mixed.view_as(question.x), question.target)
+        for instead in replacements(question, replaced)
         for part in regions(question, parts).bool()
         for mixed in [torch.where(part, instead, x)]
-    ]
-    return torch.stack(found, 1)
+    ]).view(-1, len(regions(question, parts)), len(x))  # (draws, parts, N)  # fmt: skip
+    return Effect(falls.mean(0).T, falls.abs().mean(0).T)
 
 
-def occluded(question: Question) -> Tensor:
-    """A map like x: the mean drop of the windows over each position."""
-    windows = regions(question, "windows")
-    heights = drops(question, "windows") @ windows / windows.sum(0).clamp(min=1)  # (N, positions)
-    x = flat(question.x)
-    return (heights[:, None] / x.shape[1]).expand_as(x).reshape(question.x.shape).float()
+def heights(change: Tensor, members: Tensor) -> Tensor:
+    """(N, positions) the mean change (N, parts) of the parts (parts, positions) over each."""
+    return change @ members / members.sum(0).clamp(min=1)
+
+
+def occluded(question: Question, change: Tensor) -> Tensor:
+    """A map like x of what deleting windows changes (N, parts)."""
+    height, x = heights(change, regions(question, "windows")), flat(question.x)
+    return (height[:, None] / x.shape[1]).expand_as(x).reshape(question.x.shape).float()

@@ -32,8 +32,8 @@ def pulse(count: int, generator: Generator) -> Data:
 
     def draw(answers: Tensor) -> Tensor:
         series = fields(count, (LENGTH,), generator)
-        series[first] += 2 * (1 - 2 * answers)[:, None] * shape
-        series[second] += 2 * (1 - 2 * choices(count, 2, generator))[:, None] * bump
+        series[first] += 4 * (1 - 2 * answers)[:, None] * shape
+        series[second] += 4 * (1 - 2 * choices(count, 2, generator))[:, None] * bump
         return series[:, None]
 
     answers = choices(count, 2, generator)
@@ -66,7 +66,7 @@ FEATURES = 16
 PLACES = torch.randperm(FEATURES, generator=torch.Generator().manual_seed(2))
 
 
-def _table(causes: Tensor, generator: Generator) -> Tensor:
+def correlated(causes: Tensor, generator: Generator) -> Tensor:
     """The causes and, to each, features correlated with it by .7; columns in an order of no
     meaning, but always the same."""
     several = causes.shape[1]
@@ -81,7 +81,7 @@ def table(count: int, generator: Generator) -> Data:
     a, b, c, d = causes.unbind(1)
     y = a * b + torch.sin(2 * c) + 1.5 * d.abs()
     truth = (PLACES < 4).expand(count, FEATURES)
-    x, anew, changed = (_table(of, generator) for of in (causes, causes, others))
+    x, anew, changed = (correlated(of, generator) for of in (causes, causes, others))
     return joined(x, y, truth, anew, changed)
 
 
@@ -96,8 +96,8 @@ def switch(count: int, generator: Generator) -> Data:
     truth = truth.bool()
     other = causes.clone()
     other[:, 1:] *= -1  # the same branch, the other answer
-    x, changed = _table(causes, generator), _table(other, generator)
-    anew = _table(torch.randn(count, 5, generator=generator), generator)
+    x, changed = correlated(causes, generator), correlated(other, generator)
+    anew = correlated(torch.randn(count, 5, generator=generator), generator)
     return joined(x, y, truth, anew, changed)
 
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ground_truth import deletions
 from ground_truth.candidates import explained, methods
-from ground_truth.question import SHARES, Question, absolute
+from ground_truth.question import Question, absolute
 from salience import Cascade, randomization_test, similarities
 
 Numbers = dict[str, Tensor]  # variant -> (maps, N), larger is better
@@ -19,16 +19,26 @@ Numbers = dict[str, Tensor]  # variant -> (maps, N), larger is better
 OF_MAPS: dict[str, Callable[[Question, Mapping[str, Tensor]], Numbers]] = {
     "cells": partial(deletions.correlations, parts="cells"),
     "windows": partial(deletions.correlations, parts="windows"),
-    **{
-        f"subsets {share:.0%}": partial(deletions.correlations, parts=f"subsets-{share}")
-        for share in SHARES
-    },
+    "subsets 10%": partial(deletions.correlations, parts="subsets-0.1"),
+    "subsets 25%": partial(deletions.correlations, parts="subsets-0.25"),
+    "subsets 50%": partial(deletions.correlations, parts="subsets-0.5"),
+    "places by cells": partial(deletions.places, parts="cells"),
+    "places by windows": partial(deletions.places, parts="windows"),
+    "curves": deletions.curves,
     "cells, others": partial(deletions.correlations, parts="cells", replaced="others"),
     "subsets 25%, others": partial(deletions.correlations, parts="subsets-0.25", replaced="others"),
-    "curves": deletions.curves,
+    "places by windows, others": partial(deletions.places, parts="windows", replaced="others"),
     "curves, others": partial(deletions.curves, replaced="others"),
     "complexity": lambda question, maps: {"low": -entropy(absolute(maps))},
 }
+
+
+COSTLY = {"curves, others"}  # passes of their own for each map: not of every untrained network
+
+
+def few(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without all untrained networks but the first."""
+    return {name: held for name, held in maps.items() if not name.endswith(("@1", "@2"))}
 
 
 def entropy(heights: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def mean(values: Values) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall(a: Sequence[float] | Values, b: Sequence[float] | Values) -> float:
     """tau-b: pairs in the same order less pairs in the opposite one, over sqrt of the numbers of
     pairs that are not tied in a and in b; without what is NaN in either."""
     first, second = np.asarray(a, float), np.asarray(b, float)

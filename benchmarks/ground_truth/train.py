@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from ground_truth import data, images, networks, rows
+from ground_truth import data, images, networks, relations, rows
 from ground_truth.data import Generate
 from ground_truth.networks import Make
 
@@ -28,7 +28,7 @@ class Recipe:
     """How a network comes about.
 
     need      the accuracy, or R^2, that it has to reach on new samples
-    steps     at most; training ends where `need` is passed by half of what is missing to 1
+    steps     at most; training ends where `need` is passed by nine tenths of what is missing to 1
     shuffled  it is shown a few samples with labels that have nothing to do with them
     """
 
@@ -107,7 +107,7 @@ def _fit(network: nn.Module, recipe: Recipe) -> float:
         loss(network.train()(x), y, recipe.regression).backward()
         optimizer.step()
         schedule.step()
-        good = 1 - (1 - recipe.need) / 4
+        good = 1 - (1 - recipe.need) / 10
         if step % 50 == 49 and not recipe.shuffled and accuracy(network, recipe, 500) >= good:
             break
     return accuracy(network, recipe)
@@ -131,7 +131,7 @@ def accuracy(network: nn.Module, recipe: Recipe, count: int = FOR_TEST) -> float
 
 def fingerprint(recipe: Recipe) -> str:
     """Of the recipe, and of all code that the weights depend on."""
-    modules: tuple[object, ...] = (data, images, rows, networks)
+    modules: tuple[object, ...] = (data, images, rows, relations, networks)
     text = "".join(inspect.getsource(module) for module in modules)  # type: ignore[arg-type]
     told = (recipe.regression, recipe.need, recipe.steps, recipe.rate, recipe.shuffled)
     text += inspect.getsource(_fit) + repr((_told(recipe.generate), _told(recipe.make), told))
