@@ -210,7 +210,7 @@ def test_check_of_ids_keeps_relevance_per_token(folder):
         np.testing.assert_array_equal(data[score], expected[score])
     assert not {"ssim", "hog"} & set(data)
     assert data["maps"].shape == (2, 4, 2, 6) and data["inputs"].dtype == np.int64
-    assert pictures(folder) == ["cascade.png", "similarity.png"]
+    assert pictures(folder) == ["cascade.png", "plane.png", "similarity.png"]
     assert run("report", "out", "-o", "page.html").exit_code == 0
     refused = run("report", "out", "-o", "page.html", "--edges", "0,3")
     assert refused.exit_code == 2 and "classes of their values; got ids" in refused.stderr
@@ -237,7 +237,7 @@ def test_signals_and_volumes(folder, kind):
     _, data = checked(f"nets.py:{kind}", f"{kind}.npy", "--methods", "gradient", "--show", 2,
                       "--overwrite")  # fmt: skip
     assert not {"ssim", "hog"} & set(data)
-    assert pictures(folder) == ["cascade.png", "similarity.png"]
+    assert pictures(folder) == ["cascade.png", "plane.png", "similarity.png"]
     assert run("report", "out", "-o", "page.html").exit_code == 0
 
 

@@ -29,8 +29,8 @@ def net():
 def never():
     raise AssertionError("it was computed")
 """
-NC = ["cascade.png", "similarity.png", "study.nc"]
-ZARR = ["cascade.png", "similarity.png", "study.zarr"]
+NC = ["cascade.png", "plane.png", "similarity.png", "study.nc"]
+ZARR = ["cascade.png", "plane.png", "similarity.png", "study.zarr"]
 
 
 @pytest.fixture

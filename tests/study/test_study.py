@@ -286,7 +286,7 @@ def test_the_folder_of_the_command_opens_with_its_score_and_has_one_truth(
     run(*check, "--repeats", "3", "--score", "pearson", "--format", "zarr", "--overwrite")
     second = salience.open("out")
     assert second.repeats == 3 and second.verdicts().score == "pearson"
-    assert sorted(os.listdir("out")) == ["cascade.png", "similarity.png", "study.zarr"]
+    assert sorted(os.listdir("out")) == ["cascade.png", "plane.png", "similarity.png", "study.zarr"]
     run("report", "out", "-o", "page.html")
     page = Path("page.html").read_text(encoding="utf-8")
     assert "From 3 random networks" in page and "From 1 random network" not in page
