@@ -19,6 +19,7 @@ from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
 from salience._study.files import open
 from salience._study.judge import verdicts
+from salience._study.ledger import Ledger
 from salience._study.maps import Maps
 from salience._study.recommend import Recommendation
 from salience._study.study import Study
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cascade",
     "Coverage",
+    "Ledger",
     "Maps",
     "Method",
     "Recommendation",
