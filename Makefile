@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo lensing imagenet test fuzz lint bench zoo clean
+.PHONY: install demo lensing imagenet test fuzz lint bench zoo truth clean
 
 install: $(VENV)/installed
 
@@ -45,6 +45,9 @@ bench: install
 zoo: install
 	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
 	cd benchmarks && ../$(BIN)/python -m zoo
+
+truth: install
+	cd benchmarks && ../$(BIN)/python -m ground_truth --jobs 2
 
 clean:
 	rm -rf $(VENV) out examples/weak_lensing/.cache .pytest_cache .ruff_cache

@@ -52,7 +52,7 @@ def quantus_scores(model: nn.Module, x: Tensor, chosen: Tensor, explain: Explain
         warnings.simplefilter("ignore")
         test = quantus.MPRT(
             similarity_func=quantus.similarity_func.correlation_spearman, layer_order="top_down",
-            abs=False, normalize=False, disable_warnings=True,
+            abs=False, normalise=False, disable_warnings=True,
         )  # fmt: skip
         return test(
             model=model, x_batch=x.cpu().numpy(), y_batch=chosen.cpu().numpy(),
@@ -126,7 +126,7 @@ def against_naive(model: nn.Module, x: Tensor, chosen: Tensor) -> float:
     """The largest difference of a score of the replayed cascade from the naive loop's."""
     with ALONE.open(model, x, chosen) as test:
         found: Any = test()
-    scores = torch.as_tensor(found.spearman.values[0, :, 0])  # (stage, sample)
+    scores = torch.as_tensor(found.data.spearman.values[0, :, 0])  # (stage, sample)
     return _largest(scores - naive(model, x, chosen))
 
 

@@ -39,7 +39,7 @@ TABLES = {
     "coverage": "not covered",
     "maps": "Maps of 2 inputs by 2 methods",
     "study": "Study of Sequential",
-    "verdicts": "retention",
+    "verdicts": "similarity",
 }
 FIGURES = [name for name in CELLS if name.startswith("figure")]
 

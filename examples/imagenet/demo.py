@@ -1,4 +1,4 @@
-"""All methods on a pretrained ImageNet network and real images, and which of them to believe."""
+"""All methods on a pretrained ImageNet network and real images, and what they are worth."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(network: nn.Module, x: Tensor, console: Console) -> None:
     )
     console.print(f"{time.perf_counter() - started:.0f} s", style="dim")
     console.print(Text(str(study)))
-    console.print("Hold these verdicts beside a test of faithfulness, never alone (Binder 2023).")
+    console.print("Hold this beside a test of faithfulness, never alone (Binder 2023).")
     figures = {"similarity": study.plot.similarity(), "cascade": study.plot.cascade()}
     for name, figure in figures.items():
         figure.savefig(OUT / f"{name}.png")

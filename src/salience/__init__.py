@@ -1,4 +1,4 @@
-"""Saliency maps of trained networks by every established method, and which of them to believe."""
+"""Saliency maps of trained networks by every established method, and what they are worth."""
 
 from salience._interrupts import end_quietly
 
@@ -13,10 +13,12 @@ from salience._errors import SalienceError, SalienceWarning
 from salience._faithfulness.options import Removal
 from salience._faithfulness.run import faithfulness, recommend
 from salience._faithfulness.scores import SCORES as faithfulness_scores
+from salience._faithfulness.sweep import Sweep, sweep
 from salience._randomization.options import Cascade
 from salience._randomization.run import randomization_test
 from salience._scores.by_value import attribution_by_value
 from salience._scores.similarity import Similarity, similarities
+from salience._study.agreement import Agreement, agreement
 from salience._study.files import open
 from salience._study.judge import verdicts
 from salience._study.ledger import Ledger
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from salience import adapters, models, plot, report, rules
 
 __all__ = [
+    "Agreement",
     "Cascade",
     "Coverage",
     "Ledger",
@@ -46,11 +49,13 @@ __all__ = [
     "SalienceWarning",
     "Similarity",
     "Study",
+    "Sweep",
     "Tape",
     "Verdict",
     "Verdicts",
     "__version__",
     "adapters",
+    "agreement",
     "attribution_by_value",
     "cost",
     "explain",
@@ -66,6 +71,7 @@ __all__ = [
     "report",
     "rules",
     "similarities",
+    "sweep",
     "verdicts",
 ]
 

@@ -104,7 +104,7 @@ def test_scores_verdicts_and_figures_of_the_command(folder):
         with Image.open(f"out/{name}") as picture:
             picture.verify()
     assert sorted(p.name for p in (folder / "out").iterdir()) == sorted(
-        ["study.nc", "similarity.png", "cascade.png"]
+        ["study.nc", "similarity.png", "cascade.png", "plane.png"]
     )
 
 
@@ -161,9 +161,9 @@ def test_images_and_the_file_of_weights_are_named(folder):
 
 def test_costs_are_printed_on_request(folder):
     arguments = ("nets.py:table", "t.npy", "--methods", "lrp_epsilon", "--repeats", 1)
-    (line,) = (line for line in checked(*arguments, "--cost").stdout.splitlines()
-               if "│ lrp_epsilon" in line)  # fmt: skip
-    assert float(line.split("│")[5]) > 0
+    line = next(line for line in checked(*arguments, "--cost").stdout.splitlines()
+                if "│ lrp_epsilon" in line)  # fmt: skip
+    assert float(line.split("│")[6]) > 0
     with xarray.open_dataset("out/study.nc") as data:
         assert "cost" not in data
     plain = checked(*arguments, "--overwrite").stdout
@@ -285,17 +285,17 @@ def test_help_shows_an_example_that_parses(folder):
 
 
 def test_verdicts_in_a_table_keep_brackets_and_put_controls_last():
-    tones = {"[red]method": ("method", "sensitive", 0.1), "input": ("negative control", "x", 1.0),
-             "nan": ("method", "undefined", float("nan"))}  # fmt: skip
-    judged = {
-        name: salience.Verdict(name, role, verdict, kept, kept, kept, {}, 0, "")
-        for name, (role, verdict, kept) in tones.items()
-    }
+    tones = {"[red]method": ("method", "hardly", 0.7), "nan": ("method", "undefined", float("nan")),
+             "input": ("negative control", "negative control", 1.0)}  # fmt: skip
+    judged = salience.Verdicts({
+        name: salience.Verdict(name, role, verdict, kept, kept, kept)
+        for name, (role, verdict, kept) in sorted(tones.items())
+    }, total=3)  # fmt: skip
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(results.verdict_table(judged))
     lines = console.export_text().splitlines()
     rows = [line for line in lines if line.startswith(("│", "├"))]
     assert [row.split()[1] for row in rows if row[0] == "│"] == ["[red]method", "nan", "input"]
     assert rows[2].startswith("├")
-    assert "0.10" in rows[0] and "[0.10, 0.10]" in rows[0] and "sensitive" in rows[0]
+    assert "0.70" in rows[0] and "[0.70, 0.70]" in rows[0] and "hardly" in rows[0]
     assert "negative control" in rows[3]

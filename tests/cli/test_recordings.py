@@ -49,8 +49,16 @@ def test_explain_in_batches(recorded):
 @pytest.mark.parametrize(("data", "passes"), [("images", [1, 5]), ("words", [1, 1, 5])])
 def test_check_records_what_the_test_does(recorded, data, passes):
     """Its plan and its batch; of ids, one more sample tells whether their maps can be shown."""
-    run("check", f"nets.py:{data}", f"{data}.npy", "--repeats", "2", "--methods", "gradient")
+    options = ("--repeats", "2", "--methods", "gradient", "--only", "randomization")
+    run("check", f"nets.py:{data}", f"{data}.npy", *options)
     assert recorded == passes
+
+
+def test_check_records_what_faithfulness_does(recorded):
+    """Its plan, its batch, and each untrained network without its inputs."""
+    options = ("--repeats", "2", "--methods", "gradient,lrp_epsilon", "--only", "faithfulness")
+    run("check", "nets.py:images", "images.npy", *options)
+    assert recorded == [1, 5, 5, 5]
 
 
 def test_costs_are_measured_on_request(recorded):

@@ -31,6 +31,7 @@ def make() -> nn.Module:
 def trained() -> nn.Module:
     net = make()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    loss = torch.tensor(1.0)
     for step in range(150):
         x, answer = images(64, 100 + step)
         loss = (net(x)[:, 0] - answer).square().mean()

@@ -278,3 +278,26 @@ def test_two_inputs_are_refused_in_words():
     x = (torch.randn(4, 3), torch.randn(4, 4))
     with pytest.raises(SalienceError, match="one explained input"):
         scored(net, x, "gradient", 0, progress=False)
+
+
+def test_how_much_a_random_part_takes_away_is_told():
+    """Of a sum, a quarter of the cells is a quarter of the effect."""
+    x, net = torch.ones(3, 1, 8, 8), nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    nn.init.constant_(net[1].weight, 1.0)
+    study = salience.faithfulness(
+        net.eval(), x, "gradient", 0, Removal(cell=1, replacement=0), cascade=None, progress=False
+    )
+    told = study.faithfulness().told
+    assert "a random 25% of the cells changes the target by 25% of what all of them do" in told
+
+
+def test_the_map_for_another_target_is_compared():
+    net, x = image_net(), data((2, 6, 7))
+    found = scored(net, x, "lrp_epsilon", "argmax", Removal(cell=2, subsets=5))
+    first = net(x).argmax(1)
+    second = net(x).detach().scatter(1, first[:, None], -torch.inf).argmax(1)
+    maps = [salience.explain(net, x, "lrp_epsilon", t)["lrp_epsilon"] for t in (first, second)]
+    expected = salience.similarities["spearman_abs"](*maps)
+    got = found.other_target.sel(candidate="lrp_epsilon").values
+    assert got == pytest.approx(expected.numpy(), abs=1e-12)
+    assert np.isnan(found.other_target.sel(candidate="input").values).all()

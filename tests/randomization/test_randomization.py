@@ -112,13 +112,13 @@ def test_memory_that_runs_out_changes_nothing(monkeypatch):
     expected = run(model, x, ["gradient", "lrp_epsilon"], batch_size=3)
     whole, begun, failed = comparison._other_inputs, [], []
 
-    def small(plan, trained, last):
+    def small(plan, held, trained, before):
         """Fails late in the second batch, and once more in its first half."""
-        begun.append(last is not None)
+        begun.append(before is not None)
         if sum(begun) in (1, 2) and begun[-1]:
             failed.append(len(trained["gradient"]))
             raise RuntimeError("CUDA out of memory")
-        return whole(plan, trained, last)
+        return whole(plan, held, trained, before)
 
     monkeypatch.setattr(comparison, "_other_inputs", small)
     found = run(model, x, ["gradient", "lrp_epsilon"], batch_size=3)

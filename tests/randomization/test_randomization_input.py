@@ -67,9 +67,12 @@ def test_a_stage_that_makes_nan_is_counted_and_not_averaged():
         found = values(data, "spearman_abs", method)
         assert np.isnan(found[-1]).all()
         assert np.isfinite(found[:-1]).all()
-        verdict = salience.verdicts(data, stages="all")[method]
+        verdict = salience.verdicts(data, stages="all", criterion="retention")[method]
         assert verdict.undefined == 6
         assert verdict.retention == pytest.approx(found[:-1].mean())
+        full = salience.verdicts(data, stages="all")[method]
+        assert (full.verdict, full.undefined) == ("undefined", 6)
+        assert full.retention == verdict.retention
     assert data.attrs["undefined_spearman_abs"] == 2 * 6
     last = salience.verdicts(data, stages="last")["gradient"]
     assert last.verdict == "undefined"
@@ -87,7 +90,8 @@ def test_constant_inputs_have_no_correlation():
     data = run(conv_net(), torch.ones(2, 1, 8, 8), ["gradient"])
     for control in ("input", "edges"):
         assert np.isnan(values(data, "spearman", control)).all()
-        assert salience.verdicts(data)[control].verdict == "undefined"
+        found = salience.verdicts(data)[control]
+        assert found.verdict == "negative control" and found.sentence.endswith("(undefined).")
     assert data.attrs["undefined_spearman"] == 2 * values(data, "spearman", "input").size
     assert np.isfinite(values(data, "spearman", "gradient")).all()
 

@@ -96,7 +96,8 @@ def test_several_embeddings_of_the_same_ids_are_scored_together():
     np.testing.assert_allclose(kept, (one.sum(-1) + two.sum(-1))[:2], rtol=1e-6)
     joined = torch.cat([one.flatten(1), two.flatten(1)], 1)
     other = [abs(stats.spearmanr(joined[i], joined[i + 1]).statistic) for i in range(2)]
-    np.testing.assert_allclose(data.other_inputs.values[0, 1:], other, atol=1e-9)
+    found = data.other_inputs.sel(score="spearman_abs").values[0, 1:]
+    np.testing.assert_allclose(found, other, atol=1e-9)
 
 
 # -- what else a dataset holds ---------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_other_kinds_of_test(name, kind):
 def test_verdicts_figure_and_report(name, tmp_path):
     data = run(CASES[name], None, scores=SCORES)
     assert list(data.method.values) == [*SINGLE, "input", "random_map"]
-    assert "retention" in str(salience.verdicts(data))
+    assert "stages random (from" in str(salience.verdicts(data))
     assert len(plot.similarity(data).axes) == 1
     page = salience.report.build(data, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "lrp_epsilon" in page and "panel-0" not in page  # no viewer

@@ -55,7 +55,8 @@ def test_verdicts_are_those_of_the_dataset(study: xarray.Dataset, page: str) -> 
     assert rows.keys() == judged.keys()
     for name, v in judged.items():
         assert rows[name]["verdict"] == v.verdict and rows[name]["sentence"] == v.sentence
-        assert rows[name]["retention"] == v.retention
+        assert (rows[name]["value"], rows[name]["half"]) == (v.value, v.half)
+        assert rows[name]["floors"] == {kind: list(held) for kind, held in v.floors.items()}
         assert (rows[name]["low"], rows[name]["high"]) == (v.low, v.high)
         assert rows[name]["last"] == v.last
     told = " ".join(Reader(page).words)
@@ -87,21 +88,29 @@ def cells_of(page: str) -> dict[str, list[str]]:
 
 
 def test_golden_numbers(tmp_path: Path) -> None:
-    """Numbers that can be had by hand: constant similarities in the second half of the cascade."""
-    kept = {"gradient": 0.1, "steady": 0.9, "between": 0.3, "input": 1.0}
+    """Numbers that can be had by hand: constant similarities, beside constant floors."""
+    kept = {"gradient": 0.25, "steady": 0.8, "between": 0.4, "input": 1.0}
     scores = np.stack([np.full((4, 2, 3), value) for value in kept.values()])
-    scores[:, :2] = 0.77  # the first half does not count
-    scores[1, -1] = 0.8  # at the last stage
+    scores[:, :2] = 0.77  # which counts for where half is gone
     dims, none = ("method", "stage", "repeat", "sample"), [np.nan] * 3
+    of_inputs, of_networks = ("method", "score", "sample"), ("method", "score", "repeat", "sample")
+    multipliers = np.full((4, 2, 3), np.nan)
+    multipliers[1, 0, 1:] = 0.2
+    ssim = scores.copy()
+    ssim[1] = 0.66
     data = xarray.Dataset(
         {
             "spearman_abs": (dims, scores),
-            "other_inputs": (("method", "sample"), np.full((4, 3), 0.25)),
+            "ssim": (dims, ssim),
+            "other_inputs": (of_inputs, np.full((4, 2, 3), 0.25)),
+            "other_multipliers": (of_inputs, multipliers),
+            "between_random": (of_networks, np.full((4, 2, 2, 3), 0.5)),
             "conservation_error": (("method", "sample"), [none, [0.01, 0.125, 0.02], none, none]),
             "completeness_error": (("method", "sample"), [none, none, [0.5, 0.75, 0.25], none]),
         },
         {
             "method": list(kept), "stage": ["c", "b", "a", "first"],
+            "score": ["spearman_abs", "ssim"],
             "role": ("method", ["method", "method", "method", "negative control"]),
             "constant_over_inputs": ("method", [0, 0, 0, 0]), "number": ("stage", range(4)),
             "uncovered": ("method", ["", "gelu, softmax", "", ""]),
@@ -110,13 +119,21 @@ def test_golden_numbers(tmp_path: Path) -> None:
     )  # fmt: skip
     page = build(data, tmp_path / "a.html").read_text(encoding="utf-8")
     assert cells_of(page) == {
-        "method": ["verdict", "retention", "95% interval", "last |Spearman|", "other inputs",
+        "method": ["verdict", "similarity", "95% interval", "floor", "left", "95% interval",
+                   "half gone", "scores that agree", "random maps", "two inputs",
+                   "x times another m", "two random networks", "last SSIM",
                    "conservation or completeness error"],
-        "gradient": ["sensitive", "0.10", "[0.10, 0.10]", "0.10", "0.25", "–"],
-        "steady": ["insensitive", "0.85", "[0.85, 0.85]", "0.80", "0.25", "0.12"],
-        "between": ["partial", "0.30", "[0.30, 0.30]", "0.30", "0.25", "0.75"],
-        "input": ["negative control", "1.00", "[1.00, 1.00]", "1.00", "0.25", "–"],
+        "gradient": ["changes completely", "0.25", "[0.25, 0.25]", "0.25", "0%", "[0%, 0%]",
+                     "3 of 4", "2 of 2", "–", "0.25", "–", "0.50", "0.25", "–"],
+        "steady": ["hardly", "0.80", "[0.80, 0.80]", "0.25", "73%", "[73%, 73%]",
+                   "–", "2 of 2", "–", "0.25", "0.20", "0.50", "0.66", "0.12"],
+        "between": ["in part", "0.40", "[0.40, 0.40]", "0.25", "20%", "[20%, 20%]",
+                    "3 of 4", "2 of 2", "–", "0.25", "–", "0.50", "0.40", "0.75"],
+        "input": ["negative control", "1.00", "[1.00, 1.00]", "–", "–", "–",
+                  "–", "–", "–", "–", "–", "–", "1.00", "–"],
     }  # fmt: skip
+    drawn = block_of(page, "study")["test"]["floors"]
+    assert drawn["spearman_abs"] == [[0.25, "maps of two inputs"]] * 3 + [None]
     assert block_of(page, "study")["coverage"] == {
         "gradient": [], "steady": ["gelu", "softmax"], "between": []
     }  # fmt: skip
@@ -211,5 +228,6 @@ def test_an_efficient_test_is_told_in_its_own_terms(tmp_path: Path) -> None:
     ).data
     page = build(data, tmp_path / "a.html").read_text(encoding="utf-8")
     assert "rise of complexity" in page.replace("rise of\ncomplexity", "rise of complexity")
-    assert "etention" not in page[page.index("<main>") : page.index('id="limits"')]
+    told = page[page.index("<main>") : page.index('id="limits"')]
+    assert "etention" not in told and "floor" not in told.replace("floor control", "")
     assert 'id="curves"' not in page  # there is one stage

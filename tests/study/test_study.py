@@ -95,6 +95,17 @@ def test_the_printed_study_is_its_verdicts_in_columns() -> None:
     lines = repr(made(gradient=0.05, a_long_name=0.8)).splitlines()
     assert lines == [
         "Study of Net: 2 methods, 0 controls, 2 stages (top_down)",
+        "method       similarity  95% interval  floor  half  verdict",
+        "gradient     0.05        [0.05, 0.06]  -      1/2   changes completely",
+        "a_long_name  0.80        [0.79, 0.81]  -      -     hardly",
+        "similarity: mean spearman_abs (6 inputs, 5 random networks)",
+        "all 2 stages random (from last to first)",
+        "floor: the same for maps that share less (noise, two inputs, x times another m)",
+        "half: stages that are random when half of what lies above the floor is gone",
+        "changes completely: under 5% of that is left; hardly: over 50%",
+    ]
+    lines = repr(made(gradient=0.05, a_long_name=0.8).verdicts(criterion="retention")).splitlines()
+    assert lines == [
         "method       retention  95% interval  last  verdict",
         "gradient     0.05       [0.05, 0.06]  0.05  sensitive",
         "a_long_name  0.80       [0.79, 0.81]  0.80  insensitive",
@@ -105,7 +116,8 @@ def test_the_printed_study_is_its_verdicts_in_columns() -> None:
 
 
 def test_the_table_says_which_thresholds_and_stages_it_has() -> None:
-    text = repr(made(gradient=0.05).verdicts(sensitive=0.01, insensitive=0.03, stages="all"))
+    limits = {"criterion": "retention", "sensitive": 0.01, "insensitive": 0.03}
+    text = repr(made(gradient=0.05).verdicts(stages="all", **limits))
     assert "over all stages" in text
     assert text.endswith("sensitive: interval below 0.01; insensitive: interval above 0.03")
     assert "uninformative" in text
@@ -114,8 +126,8 @@ def test_the_table_says_which_thresholds_and_stages_it_has() -> None:
 def test_what_is_undefined_is_a_dash() -> None:
     data = made(gradient=0.05, gone=np.nan).data.isel(sample=[0], repeat=[0])
     rows = [line.split() for line in repr(Study(data)).splitlines()[2:4]]
-    assert rows[0][0] == "gradient" and rows[0][2:] == ["-", rows[0][3], "undefined"]
-    assert rows[1] == ["gone", "-", "-", "-", "undefined"]
+    assert rows[0][0] == "gradient" and rows[0][2:] == ["-", "-", "1/2", "undefined"]
+    assert rows[1] == ["gone", "-", "-", "-", "-", "undefined"]
     assert "(1 input, 1 random network)" in repr(Study(data))
 
 
@@ -132,8 +144,9 @@ def test_the_efficient_test_has_a_rise_and_no_thresholds_of_similarity() -> None
     text = repr(study)
     assert study.score == study.verdicts().score == "complexity_rise"
     assert text.splitlines()[1].split()[:2] == ["method", "rise"]
-    assert "all stages random (3 inputs, 2 random networks)" in text
-    assert text.endswith("sensitive: interval above 0; insensitive: interval below 0")
+    assert "rise: mean complexity_rise (3 inputs, 2 random networks)" in text
+    assert "all 2 stages random (the last one 0)" in text
+    assert text.endswith("rises: interval above 0; does not rise: interval below 0")
     with pytest.raises(SalienceError, match="a test of similarity; got the efficient one"):
         study.plot.similarity()
 
@@ -144,7 +157,7 @@ def test_the_page_of_a_notebook_escapes_what_the_text_makes_printable() -> None:
     page = study._repr_html_()
     assert "<b>" not in page and "<i>" not in page and "\x1b" not in page + repr(study)
     assert "Study of &lt;i&gt;" in page and "&lt;b&gt;\\x1b[31m" in page
-    assert "interval below 0.2" in page and page.count("<tr>") == 2
+    assert "under 5% of that is left" in page and page.count("<tr>") == 2
 
 
 @pytest.mark.parametrize(
@@ -169,7 +182,8 @@ def test_verdicts_are_a_mapping_and_a_table_of_pandas() -> None:
     assert list(found) == ["gradient", "strong"] and len(found) == 2
     table = found.to_dataframe()
     assert list(table.index) == ["gradient", "strong"]
-    assert list(table["verdict"]) == ["sensitive", "insensitive"]
+    assert list(table["verdict"]) == ["changes completely", "hardly"]
+    assert table.loc["strong", "share_low"] == found["strong"].share.low
     assert table.loc["strong", "high"] == found["strong"].high
     assert table.loc["strong", "last_pearson"] == found["strong"].last["pearson"]
 

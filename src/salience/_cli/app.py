@@ -24,6 +24,7 @@ from salience._cli.explain import (
     titles_of,
 )
 from salience._cli.manners import user_errors
+from salience._cli.sweep import sweep_over
 from salience._cli.terminal import console, show_files, told
 from salience._errors import printable
 from salience._files.writing import result_folder
@@ -147,10 +148,11 @@ def check_command(
     """Test which methods' maps to use on this network.
 
     Randomisation: the weights are randomised stage by stage, and each method's
-    maps compared with those of the trained network (Adebayo 2018). Faithfulness:
-    parts of the inputs are removed, and the effects on the target compared with
-    what the maps say of those parts, beside controls and the same methods on
-    untrained networks. The recommendation follows from the second.
+    maps compared with those of the trained network (Adebayo 2018): they change
+    completely, in part or hardly. Faithfulness: parts of the inputs are removed,
+    and the effects on the target compared with what the maps say of those parts,
+    beside controls and the same methods on untrained networks. The
+    recommendation follows from the second.
 
     OUT gets the scores and the maps of the inputs shown (study.nc, which
     salience.open reads), similarity.png (how alike the maps are at each stage)
@@ -158,6 +160,47 @@ def check_command(
     """
     with user_errors(f"{out} is as it was"):
         check({key: value for key, value in locals().items() if value is not None})
+
+
+@app.command("sweep", epilog=opt.SWEEP_EXAMPLES)
+def sweep_command(
+    model: opt.Model,
+    data: opt.Data,
+    out: opt.Out,
+    method: Annotated[str, typer.Option(help="One method (see: salience methods).")],
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="A parameter and its values, such as eps=1e-6,1e-3,0.1; repeated for a grid.",
+        ),
+    ],
+    target: opt.Target = "argmax",
+    weights: opt.WeightsFile = None,
+    batch_size: opt.BatchSize = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "cpu",
+    output: opt.Output = None,
+    size: opt.Size = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    param: opt.Param = None,
+    cell: opt.Cell = None,
+    window: opt.Window = None,
+    replacement: opt.Replacement = None,
+    subsets: opt.Subsets = 128,
+    form: opt.Form = "nc",
+    overwrite: opt.Overwrite = False,
+    max_bytes: opt.MaxBytes = "8GB",
+) -> None:
+    """Try a method at several values of its parameters.
+
+    Per value: similarity to the default's map, the error of the map's sum,
+    faithfulness and grain. OUT gets sweep.png and the faithfulness of every
+    map (study.nc).
+    """
+    with user_errors(f"{out} is as it was"):
+        sweep_over({key: value for key, value in locals().items() if value is not None})
 
 
 @app.command("report")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
 from rich.text import Text
 
@@ -16,8 +12,8 @@ from salience._cli import options as opt
 from salience._cli import parse, results
 from salience._cli.costs import costs_of
 from salience._cli.explain import device_of, inputs_told
-from salience._cli.terminal import console, show_files, told
-from salience._errors import SalienceError, printable, unknown
+from salience._cli.terminal import circumstances, console, show_files
+from salience._errors import SalienceError, unknown
 from salience._faithfulness.run import measured
 from salience._files.writing import result_folder
 from salience._inputs import trees
@@ -25,7 +21,6 @@ from salience._inputs.targets import Part
 from salience._inputs.trees import Inputs
 from salience._inputs.validation import whole_number
 from salience._randomization.run import answered
-from salience._study.provenance import weights_file
 from salience._study.study import Study
 from salience._tape.tape import record
 from salience._tape.together import can_be_shown, is_single, some
@@ -60,8 +55,8 @@ def check(given: opt.Options) -> None:
                 _faithful(given, network, x, chosen, {**options, "removal": removal}),
             ) if part is not None]  # fmt: skip
         study = parts[0] if len(parts) == 1 else parts[0].with_faithfulness(parts[1])
-        circumstances = _circumstances(given, time.perf_counter() - begin)
-        study = study.annotated({"score": given["score"], **circumstances}, names)
+        made = circumstances("check", given, time.perf_counter() - begin)
+        study = study.annotated({"score": given["score"], **made}, names)
         known = [method for method in chosen if method.name in study.methods]
         costs = costs_of(console(), network, x, known, options) if given["cost"] else {}
         results.show_study(console(), study, costs)
@@ -118,16 +113,3 @@ def _can_be_shown(network: torch.nn.Module, x: Inputs, output: Part) -> bool:
     if not shown:
         console().print("Maps of several inputs are scored as one, and not kept to be shown.")
     return shown
-
-
-def _circumstances(given: opt.Options, seconds: float) -> dict[str, object]:
-    """What a result says of the command that made it."""
-    return {
-        "command": json.dumps(told(given)),
-        "command_line": printable(parse.command_line("check", given)),
-        **weights_file(given.get("weights")),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "numpy": np.__version__,
-    }

@@ -167,6 +167,18 @@ Of ids (B, T), a map is (B, T, D), at their embedding: map.sum(-1) is the releva
 several inputs, each has its own: maps["lrp_epsilon"]["NAME"].
 """
 
+SWEEP_EXAMPLES = """\
+[bold]Examples[/bold]
+
+salience sweep net.py:make maps.npy --method lrp_epsilon --over eps_relative=0,0.01,0.1,1 -o out
+
+salience sweep net.py:make maps.npy --method lrp_alpha_beta --over alpha=1,2 --over beta=0,1 -o out
+
+[bold]Afterwards[/bold]
+
+study = salience.open("out"); study.faithfulness()
+"""
+
 CHECK_EXAMPLES = """\
 [bold]Examples[/bold]
 
@@ -177,14 +189,17 @@ salience check net.py:resnet photos/ --size 224 --mean 0.485,0.456,0.406 \
 
 [bold]Reading it[/bold]
 
-Retention is 1 for maps that randomisation cannot change, 0 where nothing of
-them is left. A sensitive method is below 0.2, an insensitive one above 0.4.
-The controls show that the test works: input and edges must keep 1, a random
-map 0, and the gradient must be sensitive.
+The similarity is 1 for maps that randomisation cannot change. Its floor is what
+it is for maps that share less: random ones, those of two inputs, x times the
+multipliers of another input. Maps change completely where it is not above its
+floor, and hardly where it is more than half way from there to 1. The controls
+show that the test works: input and edges must keep 1.
 
 [bold]Afterwards[/bold]
 
 study = salience.open("out"); study.verdicts(score="ssim"); study.data.spearman
+
+A strong correlation down the cascade: study.verdicts(criterion="retention")
 
 The verdicts, as a table of pandas: study.verdicts().to_dataframe()
 """

@@ -102,6 +102,23 @@ def parse_cascade(given: Options) -> Cascade:
     return Cascade(stages=stages, weights=given["init"], **named)
 
 
+def parse_grid(given: Sequence[str], method: Method) -> dict[str, list[object]]:
+    """The values of a method's parameters, from texts 'parameter=value,value'.
+
+    >>> parse_grid(["eps=1e-3,0.1"], find("lrp_epsilon"))
+    {'eps': [0.001, 0.1]}
+    """
+    grid: dict[str, list[object]] = {}
+    for text in given:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise expected("NAME=VALUES for --over", repr(text), "Such as eps=1e-3,0.1.")
+        texts = [f"{method.name}.{name}={value}" for value in values.split(",")]
+        read = [_parameters([one], {method.name: method}) for one in texts]
+        grid[name] = [one[method.name][name] for one in read]
+    return grid
+
+
 def parse_removal(given: Options) -> Removal:
     """What is removed, from the options of `salience check`."""
     text = given.get("replacement")

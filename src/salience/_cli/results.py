@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,59 +11,49 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from salience._errors import expected, printable, unknown
+from salience._study.agreement import agreement
 from salience._study.recommend import Recommendation
-from salience._study.sentences import (
-    CONSTANT,
-    INSENSITIVE,
-    PARTIAL,
-    SENSITIVE,
-    UNDEFINED,
-    UNINFORMATIVE,
-)
+from salience._study.sentences import COMPLETELY, CONSTANT, HARDLY, INSENSITIVE, SENSITIVE
 from salience._study.store import ENDINGS, write
 from salience._study.study import Study
-from salience._study.verdicts import SCORE, THRESHOLDS, Verdict, Verdicts, counted, number, span
+from salience._study.verdicts import Verdicts, counted, number, span
 
 LIMITS = (
-    "Known limits: a top-down cascade keeps the scale of activations, and an uninformative map "
-    "scores well (Binder 2023): hold these verdicts beside a test of faithfulness, never alone."
+    "Known limits: that a map changes with the weights does not make it right, and random maps "
+    "change completely, too (Binder 2023): hold this beside a test of faithfulness, never alone."
 )
 _DRAWN = 2  # inputs in cascade.png: it has a row per input and method
 # blue against orange, told apart by every eye; the words alone say it too
 _COLORS = {
-    SENSITIVE: "bold dodger_blue2", PARTIAL: "bold", INSENSITIVE: "bold dark_orange3",
-    CONSTANT: "bold dark_orange3", UNINFORMATIVE: "dim", UNDEFINED: "dim",
-}  # fmt: skip
+    **dict.fromkeys((COMPLETELY, SENSITIVE), "bold dodger_blue2"),
+    **dict.fromkeys((HARDLY, INSENSITIVE, CONSTANT), "bold dark_orange3"),
+}
 
 
-def verdict_table(
-    judged: Mapping[str, Verdict],
-    score: str = SCORE,
-    costs: Mapping[str, float] | None = None,
-) -> Table:
+def verdict_table(judged: Verdicts, costs: Mapping[str, float] | None = None) -> Table:
     """The verdicts as a table of rich, methods first, controls below a line.
 
     costs  a column of what a map by each method costs, from `salience.cost`
     """
-    right = ("retention", "95% interval", "last", *(["cost in gradients"] if costs else []))
-    numbers = [Column(name, justify="right", no_wrap=True) for name in right]
+    first, *right, last = judged.head
+    right += ["cost in gradients"] if costs else []
     table = Table(
-        Column("method", no_wrap=True),
-        *numbers,
-        "verdict",
+        Column(first, no_wrap=True),
+        *(Column(name, justify="right", no_wrap=True) for name in right),
+        last,
         caption_justify="left",
         caption_style="dim",
-        caption=f"retention: mean {score} over the second half of the cascade; last: at its "
-        f"last stage; sensitive below {THRESHOLDS[0]:g}, insensitive above {THRESHOLDS[1]:g}",
+        caption=Text("\n".join(judged.caption())),
     )
     methods = sum(v.role == "method" for v in judged.values())
-    for i, v in enumerate(sorted(judged.values(), key=lambda v: v.role != "method")):  # stable
-        says = Text(v.verdict, _COLORS[v.verdict]) if v.role == "method" else Text(v.role, "dim")
-        limits = span(v.low, v.high)
-        last = number(v.last.get(score, math.nan))
+    rows = zip(judged.values(), judged.rows(), strict=True)
+    ordered = sorted(rows, key=lambda row: row[0].role != "method")  # stable
+    for i, (v, (name, *numbers, verdict)) in enumerate(ordered):
+        says = Text(verdict, _COLORS.get(verdict, "bold") if v.role == "method" else "dim")
         spent = [f"{costs[v.method]:.1f}" if v.method in costs else "-"] if costs else []
-        row = (Text(v.method), number(v.retention), Text(limits), last, *spent, says)
-        table.add_row(*row, end_section=i + 1 == methods)
+        table.add_row(
+            Text(name), *map(Text, [*numbers, *spent]), says, end_section=i + 1 == methods
+        )
     return table
 
 
@@ -110,13 +99,15 @@ def show_verdicts(
     console: Console, study: Study, judged: Verdicts, costs: Mapping[str, float] | None = None
 ) -> None:
     """Print the verdicts, why, and what to hold against them."""
-    console.print(verdict_table(judged, judged.score, costs))
+    console.print(verdict_table(judged, costs))
     for v in judged.values():
         if v.role == "method":
             console.print(Text(v.sentence))
         if v.undefined:
             told = f"{v.undefined} similarities of {v.method} were undefined (a constant map, NaN)"
             console.print(Text(f"{told} and are left out."))
+    agreed = ", ".join(f"{name} {v.agrees} of {v.of}" for name, v in agreement(study).items())
+    console.print(Text(f"How many of the scores say the same: {agreed}."))
     for name, operations in (study.uncovered or {}).items():
         if operations:
             told = f"{name} has no rule for {', '.join(operations)}: plain gradient there."

@@ -213,7 +213,9 @@ def _chosen(methods: Any, given: Mapping[str, object]) -> tuple[Method, ...]:
         return tuple(method for method in registry.values() if method.single_pass)
     if isinstance(methods, Mapping):
         methods = {name: method for name, method in methods.items() if str(name) not in given}
-    return tuple(choose(methods)) if len(methods) else ()
+        if not methods and given:  # maps alone
+            return ()
+    return tuple(choose(methods))
 
 
 def _scores(scores: Sequence[str] | None) -> dict[str, Score]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,30 +16,46 @@ from salience._inputs.targets import Target, resolve, rows_of
 from salience._names import ERRORS, RANDOM_MAP
 from salience._randomization import controls
 from salience._randomization.cascade import randomized_tapes
+from salience._randomization.floors import (
+    Maps,
+    Numbers,
+    Prepared,
+    Scores,
+    of_pairs,
+    of_sample_before,
+    prepared,
+    scored,
+    undefined,
+)
 from salience._randomization.plan import Plan
 from salience._recording.run import checked_pass
-from salience._scores.similarity import Similarity, similarities
 from salience._tape.tape import Tape
 from salience._tape.together import as_one, numbers, shown, some, values_of
 from salience.rules._table import smoothgrad
 
 SMOOTH_DRAWS = 10  # noisy copies that the maps of kind="smooth" are averaged over
 
-Numbers = NDArray[np.float64]
-Maps = dict[str, Tensor]  # by method: (B, ...) like x, or (B, n) of several inputs
-Prepared = dict[Callable[[Tensor], Tensor], Tensor]  # what scores keep of maps
-
 
 @dataclass(frozen=True)
 class Ends:
     """Maps of the trained network that the next samples are held against.
 
-    first  of the first sample of all
-    last   of the last sample so far
+    first        of the first sample of all
+    last         of the last sample so far
+    multipliers  of that sample, by the methods whose maps are x times them
     """
 
     first: Maps
     last: Maps
+    multipliers: Maps
+
+
+class Made(NamedTuple):
+    """The maps of every method, with the errors and the multipliers of those that have them."""
+
+    maps: Maps
+    errors: Maps
+    multipliers: Maps
 
 
 @dataclass(frozen=True)
@@ -58,16 +74,18 @@ class Pictures:
 class Batch:
     """All scores of some samples; NaN for what a control does not have.
 
-    scores          score -> (method, stage, repeat, sample)
-    between_random  (method, repeat, sample) the last stages of two repeats
-    other_inputs    (method, sample) the trained network's maps of two inputs
-    errors          name -> (method, sample) of the trained network's maps
-    spread          method -> largest difference from the first map, relative to it
+    scores             score -> (method, stage, repeat, sample)
+    between_random     (method, score, repeat, sample) the last stages of two repeats
+    other_inputs       (method, score, sample) the trained network's maps of two inputs
+    other_multipliers  (method, score, sample) x * m beside the same x times another input's m
+    errors             name -> (method, sample) of the trained network's maps
+    spread             method -> largest difference from the first map, relative to it
     """
 
     scores: Mapping[str, Numbers]
     between_random: Numbers
     other_inputs: Numbers
+    other_multipliers: Numbers
     errors: Mapping[str, Numbers]
     spread: Mapping[str, float]
     ends: Ends
@@ -85,30 +103,34 @@ def compared(
     tape = Tape(checked_pass(question.model, here, question.output, keep=True))
     wanted = rows_of(question.target, rows, trees.samples_of(x), tape.output)
     target = wanted if question.retarget else resolve(wanted, tape.output)
-    (trained, errors), count = _maps(plan, tape, target), trees.samples_of(here)
-    scores = {name: _undefined(plan, count, stages=True) for name in question.scores}
+    (trained, errors, multipliers), count = _maps(plan, tape, target), trees.samples_of(here)
+    values, scores = values_of(here, tape.leaves), _unscored(plan, count)
     if plan.controls:
-        _score_controls(plan, values_of(here, tape.leaves), rows.start, scores)
+        _score_controls(plan, values, rows.start, scores)
     kept = max(0, min(question.keep_maps - rows.start, count))
     pictures = [_pictured(tape, trained, kept)] if kept else []
-    prepared = {name: _prepared(question.scores, maps) for name, maps in trained.items()}
-    between, ranks = _undefined(plan, count), dict[str, Tensor]()
+    held = {name: prepared(question.scores, maps) for name, maps in trained.items()}
+    between = undefined(plan.names, question.scores, question.cascade.repeats, count)
+    other: Maps = {}  # of the repeat before, all of whose stages are random
     for repeat, place, maps in _randomized(plan, tape, target):
         for row, (name, changed) in enumerate(maps.items()):
-            _score(question.scores, prepared[name], changed, scores, (row, place, repeat))
+            _score(question.scores, held[name], changed, scores, (row, place, repeat))
         if repeat == 0 and kept:
             pictures.append(_pictured(tape, maps, kept))
         if place == len(plan.stages.names) - 1:
-            ranks = _compare_networks(ranks, maps, between[:, repeat])
+            between[:, :, repeat] = _two_networks(plan, other, maps)
+            other = maps
         done(count)
-    ends = Ends(before.ends.first if before else _samples(trained, 0), _samples(trained, -1))
+    ends = before and before.ends
+    first = ends.first if ends else _samples(trained, 0)
     return Batch(
         scores=scores,
         between_random=between,
-        other_inputs=_other_inputs(plan, trained, before and before.ends.last),
+        other_inputs=_other_inputs(plan, held, trained, ends),
+        other_multipliers=_other_multipliers(plan, held, values, multipliers, ends),
         errors={name: _errors(plan, name, errors, count) for name in ERRORS},
-        spread=_spread(trained, ends.first),
-        ends=ends,
+        spread=_spread(trained, first),
+        ends=Ends(first, last=_samples(trained, -1), multipliers=_samples(multipliers, -1)),
         pictures=Pictures(numbers(here[:kept]), np.stack(pictures, 1)) if kept else None,
     )
 
@@ -122,74 +144,78 @@ def _randomized(plan: Plan, tape: Tape, target: Target) -> Iterator[tuple[int, i
             yield repeat, place, _maps(plan, randomized, target)[0]
 
 
-def _maps(plan: Plan, tape: Tape, target: Target) -> tuple[Maps, dict[str, Tensor]]:
-    """The maps of every method, and the errors of those that have one."""
-    question, maps, errors = plan.question, dict[str, Tensor](), dict[str, Tensor]()
+def _maps(plan: Plan, tape: Tape, target: Target) -> Made:
+    question, made = plan.question, Made({}, {}, {})
     for method in plan.methods:
         smooth = question.kind == "smooth" and method.single_pass
         used = smoothgrad(method, n=SMOOTH_DRAWS) if smooth else method
-        made = tape.explain_leaves(used, target, seed=question.cascade.seed)
-        maps[method.name] = as_one(tape.x, made.maps)
-        if made.error is not None:
-            errors[method.name] = made.error
-    return maps, errors
+        found = tape.explain_leaves(used, target, seed=question.cascade.seed)
+        made.maps[method.name] = as_one(tape.x, found.maps)
+        if found.error is not None:
+            made.errors[method.name] = found.error
+        if found.multipliers is not None:
+            made.multipliers[method.name] = as_one(tape.x, found.multipliers)
+    return made
 
 
-def _undefined(plan: Plan, count: int, stages: bool = False) -> Numbers:
-    """NaN for (method, repeat, sample), or (method, stage, repeat, sample)."""
-    between = [len(plan.stages.names)] if stages else []
-    repeats = plan.question.cascade.repeats
-    return np.full((len(plan.names), *between, repeats, count), np.nan)
-
-
-def _prepared(scores: Mapping[str, Similarity], maps: Tensor) -> Prepared:
-    prepares = {similarity.prepare for similarity in scores.values()}
-    return {prepare: prepare(maps) for prepare in prepares}
+def _unscored(plan: Plan, count: int) -> dict[str, Numbers]:
+    """NaN (method, stage, repeat, sample) for each score."""
+    sizes = len(plan.names), len(plan.stages.names), plan.question.cascade.repeats, count
+    return {name: np.full(sizes, np.nan) for name in plan.question.scores}
 
 
 def _score(
-    scores: Mapping[str, Similarity],
+    scores: Scores,
     kept: Prepared,
     maps: Tensor,
     into: Mapping[str, Numbers],
     at: tuple[int | slice, ...],
 ) -> None:
     """Write what maps score against what is kept of others."""
-    prepared = _prepared(scores, maps)
-    for name, similarity in scores.items():
-        value = similarity.compare(kept[similarity.prepare], prepared[similarity.prepare])
-        into[name][at] = value.cpu().numpy()
+    for name, values in scored(scores, kept, maps).items():
+        into[name][at] = values
 
 
 def _score_controls(plan: Plan, x: Tensor, first: int, into: Mapping[str, Numbers]) -> None:
     """Scores that no stage changes, once for all stages; x in the form of its maps."""
     scores, cascade = plan.question.scores, plan.question.cascade
     for name, maps in controls.unchanging(x).items():
-        _score(scores, _prepared(scores, maps), maps, into, (plan.names.index(name),))
+        _score(scores, prepared(scores, maps), maps, into, (plan.names.index(name),))
     row = plan.names.index(RANDOM_MAP)
-    fixed = _prepared(scores, controls.random_maps(x, cascade.seed, 0, first))
+    fixed = prepared(scores, controls.random_maps(x, cascade.seed, 0, first))
     for repeat in range(cascade.repeats):
         maps = controls.random_maps(x, cascade.seed, 1 + repeat, first)
         _score(scores, fixed, maps, into, (row, slice(None), repeat))
 
 
-def _compare_networks(before: Maps, maps: Maps, into: Numbers) -> Maps:
-    """The last maps of a repeat against those of the repeat before; their ranks."""
-    ranked = {name: similarities["spearman"].prepare(m) for name, m in maps.items()}
-    for row, name in enumerate(before):
-        score = similarities["spearman_abs"].compare(before[name], ranked[name])
-        into[row] = score.cpu().numpy()
-    return ranked
+def _two_networks(plan: Plan, other: Maps, maps: Maps) -> Numbers:
+    """The maps of a random network against those of another one, which the first one lacks."""
+    scores, count = plan.question.scores, len(next(iter(maps.values())))
+    kept = {name: prepared(scores, own) for name, own in other.items()}
+    return of_pairs(plan.names, scores, kept, maps if other else {}, count)
 
 
-def _other_inputs(plan: Plan, trained: Maps, last: Maps | None) -> Numbers:
+def _other_inputs(
+    plan: Plan, held: Mapping[str, Prepared], trained: Maps, before: Ends | None
+) -> Numbers:
     """Each trained map against that of the sample before it, which the first one lacks."""
-    found = _undefined(plan, len(next(iter(trained.values()))))[:, 0]
-    for row, (name, maps) in enumerate(trained.items()):
-        before = torch.cat([maps[:1] if last is None else last[name], maps[:-1]])
-        found[row] = similarities["spearman_abs"](before, maps).cpu().numpy()
-        if last is None:
-            found[row, 0] = np.nan
+    others = of_sample_before(trained, before and before.last)
+    count = len(next(iter(trained.values())))
+    return _without_first(of_pairs(plan.names, plan.question.scores, held, others, count), before)
+
+
+def _other_multipliers(
+    plan: Plan, held: Mapping[str, Prepared], x: Tensor, ms: Maps, before: Ends | None
+) -> Numbers:
+    """Each trained map x * m against the same x times the m of the sample before it."""
+    others = of_sample_before(ms, before and before.multipliers)
+    maps = {name: x * m for name, m in others.items()}
+    return _without_first(of_pairs(plan.names, plan.question.scores, held, maps, len(x)), before)
+
+
+def _without_first(found: Numbers, before: Ends | None) -> Numbers:
+    if before is None:
+        found[..., 0] = np.nan
     return found
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience._inputs.targets import Target
-from salience._names import ERRORS, FLOOR, NEGATIVE, RANDOM_MAP
+from salience._names import BETWEEN, ERRORS, FLOOR, MULTIPLIERS, NEGATIVE, OTHERS, RANDOM_MAP
 from salience._randomization.comparison import Batch, Numbers
 from salience._randomization.plan import Plan
 from salience._study.provenance import provenance
+from salience._study.schema import FLOORS
 
 if TYPE_CHECKING:
     import xarray
@@ -34,8 +35,9 @@ def dataset_of(plan: Plan, x: object, batches: Sequence[Batch]) -> xarray.Datase
     dims = ("method", "stage", "repeat", "sample")
     data: dict[str, Variable] = {
         **{name: (dims, values) for name, values in scores.items()},
-        "between_random": ((dims[0], *dims[2:]), joined([b.between_random for b in batches])),
-        "other_inputs": ((dims[0], dims[3]), joined([b.other_inputs for b in batches])),
+        BETWEEN: (FLOORS[BETWEEN], joined([b.between_random for b in batches])),
+        OTHERS: (FLOORS[OTHERS], joined([b.other_inputs for b in batches])),
+        MULTIPLIERS: (FLOORS[MULTIPLIERS], joined([b.other_multipliers for b in batches])),
         **{e: ((dims[0], dims[3]), joined([b.errors[e] for b in batches])) for e in ERRORS},
         **_pictures(batches),
     }
@@ -54,6 +56,7 @@ def _coordinates(
     found: dict[str, Variable | NDArray[np.generic]] = {
         "method": _texts(plan.names),
         "stage": _texts(plan.stages.names),
+        "score": _texts(list(plan.question.scores)),
         "repeat": np.arange(plan.question.cascade.repeats),
         "sample": np.arange(samples),
         "role": (("method",), _texts([roles.get(name, "method") for name in plan.names])),

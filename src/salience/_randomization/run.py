@@ -79,14 +79,16 @@ def randomization_test(
 
     Returns a dataset (select from it with `.sel({"method": name})`, since xarray's own `method=`
     means something else) with the dimensions method, stage (in the order of the cascade), repeat
-    and sample, and a variable per score. `between_random` (method, repeat, sample) compares the
-    last stages of two repeats, `other_inputs` (method, sample) the trained network's maps of two
-    inputs, both by |Spearman|. `conservation_error` and `completeness_error` (method, sample) are
-    those of the trained network's maps, NaN for a method that has none. `uncovered` (method) names
-    the operations that a method has no rule for. With keep_maps, `maps` (map_method, map_stage,
-    map_sample, ...) holds maps from "trained" down the cascade, and `inputs` (map_sample, ...) what
-    they explain. Attributes hold what is needed to repeat the run. The same seed gives the same
-    dataset, to the last bit.
+    and sample, and a variable per score. What a score is for maps that share less is beside it:
+    `between_random` (method, score, repeat, sample) compares the last stages of two repeats,
+    `other_inputs` (method, score, sample) the trained network's maps of two inputs, and
+    `other_multipliers` (method, score, sample) a map x * m with the same x times the m of another
+    input, NaN for methods that are not read off as x * m. `conservation_error` and
+    `completeness_error` (method, sample) are those of the trained network's maps, NaN for a method
+    that has none. `uncovered` (method) names the operations that a method has no rule for. With
+    keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps from "trained" down the
+    cascade, and `inputs` (map_sample, ...) what they explain. Attributes hold what is needed to
+    repeat the run. The same seed gives the same dataset, to the last bit.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT = ("subsets_signed_pearson", "deletion_signed_spearman", "srg")  # the first that there is
 LEAST = ("most_first",)  # scores of which less is better
-_HEAD = ("map", "score", "95% interval", "untrained", "gain", "95% interval", "p")
+_HEAD = (
+    "map", "score", "95% interval", "untrained", "gain", "95% interval", "p", "other target",
+)  # fmt: skip
 
 Array = np.ndarray
 
@@ -102,13 +104,19 @@ class Faithfulness(Mapping[str, Faithful]):
                 number(f.gain),
                 span(f.gain_low, f.gain_high),
                 number(f.p),
+                number(f.other),
             ]
             for name, f in self.items()
         ]
 
     def _caption(self) -> list[str]:
         counts = f"{counted(self.samples, 'input')}, {counted(self.networks, 'untrained network')}"
-        return [f"score: {self.score} ({counts}); {self.told}"]
+        lines = [f"score: {self.score} ({counts}); {self.told}"]
+        if any(not math.isnan(f.other) for f in self.values()):
+            lines.append(
+                "other target: |Spearman| of the map and that for the largest other output"
+            )
+        return lines
 
 
 def scores_of(data: xarray.Dataset) -> list[str]:
@@ -151,7 +159,7 @@ def faithfulness_of(data: xarray.Dataset, score: str | None = None) -> Faithfuln
         for row, (name, role) in enumerate(zip(names, roles, strict=True))
     }
     networks = untrained.shape[1]
-    return Faithfulness(found, score, trained.shape[1], networks, _told(data.attrs))
+    return Faithfulness(found, score, trained.shape[1], networks, _told(data))
 
 
 def _row(
@@ -204,13 +212,32 @@ def _error(data: xarray.Dataset, name: str) -> float:
     return math.nan
 
 
-def _told(attributes: Mapping[str, object]) -> str:
+def _told(data: xarray.Dataset) -> str:
     """How it was measured."""
+    attributes = data.attrs
     cell, window = (_sizes(attributes.get(name)) for name in ("cell", "window"))
     probability = ", effects on probabilities" if attributes.get("probability") else ""
     return (
         f"cells of {cell}, windows of {window}, replaced by {attributes.get('replacement')}"
-        f"{probability}"
+        f"{probability}{_lost(data)}"
+    )
+
+
+def _lost(data: xarray.Dataset) -> str:
+    """How much of what replacing everything takes away is gone with a random set of cells.
+
+    Far more than the set's share says that the network is out of what it knows already.
+    """
+    if "subset_effect" not in data:
+        return ""
+    some = np.nanmean(np.abs(data["subset_effect"].values))
+    every = mean(np.abs(data["target_value"].values - data["target_emptied"].values))
+    if not every > 0 or not some > 0:
+        return ""
+    share = data.attrs.get("share", math.nan)
+    return (
+        f"; a random {share:.0%} of the cells changes the target by {some / every:.0%} of what "
+        "all of them do"
     )
 
 

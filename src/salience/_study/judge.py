@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from salience._errors import expected, unknown
 from salience._inputs.validation import whole_number
-from salience._names import POSITIVE_METHOD, RANDOM_MAP, RISE
-from salience._scores.interval import interval
-from salience._scores.similarity import bounds_of
-from salience._study.sentences import (
-    CONSTANT,
-    INSENSITIVE,
-    PARTIAL,
-    SENSITIVE,
-    UNDEFINED,
-    UNINFORMATIVE,
-    of_control,
-    of_method,
-    of_rise,
-)
+from salience._names import OTHERS, POSITIVE_METHOD, RANDOM_MAP
+from salience._study import sentences as words
+from salience._study.evidence import Evidence, Trial, evidence_of, randomized_in
 from salience._study.study import Array, Study, no_test, study_of
-from salience._study.verdicts import STAGES, THRESHOLDS, Verdict, Verdicts
+from salience._study.verdicts import (
+    CRITERIA,
+    CRITERION,
+    FEWEST,
+    HALF,
+    NEAR_1,
+    SMALL,
+    STAGES,
+    THRESHOLDS,
+    Mean,
+    Verdict,
+    Verdicts,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -34,31 +35,10 @@ if TYPE_CHECKING:
 _NEEDED = ("method", "role", "constant_over_inputs", "number", "stage_count")
 
 
-class Row(NamedTuple):
-    """What a test has of a method or a control.
-
-    constant  whether its maps are the same for all inputs
-    scores    name -> values (stage, repeat, sample)
-    """
-
-    name: str
-    role: str
-    constant: bool
-    scores: Mapping[str, Array]
-
-
-class Evidence(NamedTuple):
-    """A mean over stages, repeats and samples, its interval, and how many scores have none."""
-
-    mean: float
-    low: float
-    high: float
-    undefined: int
-
-
 def verdicts(
     study: Study | xarray.Dataset,
     *,
+    criterion: str = CRITERION,
     score: str | None = None,
     stages: str = "second_half",
     sensitive: float = THRESHOLDS[0],
@@ -66,25 +46,37 @@ def verdicts(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Verdicts:
-    """The verdict about every method of a randomisation test.
+    """How much of every method's maps is left when the network's weights are random.
 
-    Retention is the mean of the score over the stages ("second_half" of the cascade, "all" or
-    "last"), samples and repeats. A method is `sensitive` if the 95% bootstrap interval of its
-    retention lies below `sensitive`, `insensitive` if it lies above `insensitive`, else `partial`.
-    Maps that are the same for all inputs are `constant over inputs`. Where the plain gradient's
-    own retention is not below `sensitive`, the test is `uninformative` about all methods.
-    For kind="efficient" the rise of complexity stands in the place of retention: `sensitive` if its
-    interval lies above 0, `insensitive` if it lies below.
+    The score between the maps of the trained network and those of one all of whose stages are
+    random (the last stage of a cascade) is held against its floor: the largest of what it is for
+    random maps, for the trained network's maps of two inputs, and, where maps are x * m, for the
+    same x times the m of another input. Of what lies between the floor and 1, a share is left:
+    share = (score - floor) / (1 - floor). By the 95% interval of the share a method
+    `changes completely` (it reaches below .05, and stays below .5), changes `in part` (above .05)
+    or `hardly` (above .5); it is `undecided` if the interval reaches from below .05 to above .5.
+    Maps that are the same for all inputs are `constant over inputs`; where the floor is above .9,
+    the score is `uninformative`. What two random networks have in common is told beside it; it is
+    no floor, since maps that no weight can change have it, too. One random network, or fewer than
+    three inputs, which have no two floors, have no verdict. Controls have their role in its place.
+
+    criterion="retention" is that of Zorrilla Matilla 2020, whether a strong correlation survives
+    the cascade: the mean of the score over the stages ("second_half" of the cascade, "all" or
+    "last") is `sensitive` if its interval lies below `sensitive`, `insensitive` if it lies above
+    `insensitive`, else `partial`; where the plain gradient's own retention is not below
+    `sensitive`, the test is `uninformative`.
+
+    For kind="efficient" the complexity of maps `rises` or `does not rise` (Hedström 2024).
 
     study  from `randomization_test`, or its dataset
     score  the attribute `score` of the dataset, where it has one; else "spearman_abs", unless the
            test was of the kind "efficient"; the interval of a score that has bounds stays inside
 
     Errors: SalienceError for what is no such study, a score that it lacks, and an unknown choice
-    of stages.
+    of criterion and stages.
 
-    Known limits: top-down cascades keep the scale of activations, and an uninformative map scores
-    well (Binder 2023); hold the verdict beside a test of faithfulness.
+    Known limits: that a map changes says that it depends on the weights, not that it is right: a
+    random map changes completely, too. Cascades keep the scale of activations (Binder 2023).
 
     >>> import torch, salience
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -96,27 +88,24 @@ def verdicts(
     """
     study = study_of(study)
     score = _judged_by(study, score)
+    if criterion not in CRITERIA:
+        raise unknown("criterion", criterion, CRITERIA)
+    criterion = "rise" if study.rises else criterion
     limits = _limits(sensitive, insensitive)
     whole_number("resamples", resamples, 1, "The default is 2000.")
     whole_number("seed", seed, 0, "The default is 0.")
-    rows = list(_rows(study))
-    chosen, evidence = _chosen(study, stages), {}
-    for row in rows:
-        values = row.scores[score][chosen]
-        ends = interval(values, bounds=bounds_of(score), resamples=resamples, seed=seed)
-        evidence[row.name] = Evidence(_mean(values), *ends, int(np.isnan(values).sum()))
-    kept = {name: found.mean for name, found in evidence.items()}
-    doubt = "" if score == RISE else why_uninformative(kept, limits[0])
-    found = {row.name: _verdict(row, score, evidence[row.name], doubt, limits) for row in rows}
-    return Verdicts(found, score, stages, limits, study.samples, study.repeats)
-
-
-def _rows(study: Study) -> Iterator[Row]:
-    tables = {name: study.values(name) for name in study.scores}
-    named = zip(study.roles.items(), study.constant, strict=True)
-    for place, ((name, role), constant) in enumerate(named):
-        scores = {score: held[place] for score, held in tables.items()}
-        yield Row(name, role, constant, scores)
+    trial = Trial(
+        study, score, randomized_in(study), int(study.data.attrs["stage_count"]), study.repeats,
+        _chosen(study, stages), {"resamples": resamples, "seed": seed},
+    )  # fmt: skip
+    evidence = list(evidence_of(trial, criterion))
+    kept = {found.name: found.value.mean for found in evidence}
+    doubt = why_uninformative(kept, limits[0]) if criterion == "retention" else ""
+    found = {one.name: _verdict(one, trial, criterion, doubt, limits) for one in evidence}
+    return Verdicts(
+        found, score, criterion, stages, limits, study.samples, study.repeats,
+        trial.randomized, trial.total,
+    )  # fmt: skip
 
 
 def _judged_by(study: Study, score: str | None) -> str:
@@ -160,12 +149,8 @@ def _limits(sensitive: float, insensitive: float) -> tuple[float, float]:
     return sensitive, insensitive
 
 
-def _mean(values: Array) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
-
-
 def why_uninformative(kept: Mapping[str, float], sensitive: float) -> str:
-    """What keeps a test from telling methods apart, as a clause; empty if nothing does.
+    """What keeps the retention from telling methods apart, as a clause; empty if nothing does.
 
     Random maps come first: where they are similar by chance (they are on tiny inputs), so are the
     plain gradient's, through no fault of theirs.
@@ -185,39 +170,74 @@ def why_uninformative(kept: Mapping[str, float], sensitive: float) -> str:
 
 
 def _verdict(
-    row: Row, score: str, evidence: Evidence, doubt: str, thresholds: tuple[float, float]
+    found: Evidence, trial: Trial, criterion: str, doubt: str, limits: tuple[float, float]
 ) -> Verdict:
-    retention, low, high, undefined = evidence
-    name, role, constant, scores = row
-    verdict = judge_rise(low, high) if score == RISE else judge(low, high, thresholds)
-    if constant:
-        verdict = CONSTANT
-    elif role == "method" and doubt and verdict != UNDEFINED:
-        verdict = UNINFORMATIVE
-    last = {held: _mean(values[-1]) for held, values in scores.items()}
-    ends = (low, high)
-    if role != "method":
-        sentence = of_control(name, role, retention, ends, rises=score == RISE)
-    elif score == RISE:
-        sentence = of_rise(name, verdict, retention, ends)
+    if found.role != "method":
+        verdict = found.role
+        sentence = words.of_control(found, words.seen_of(found, criterion, trial))
+    elif criterion == "full":
+        verdict = words.CONSTANT if found.constant else judge(found, trial)
+        sentence = words.of_full(found, verdict, trial)
+    elif criterion == "rise":
+        verdict = words.CONSTANT if found.constant else judge_rise(found.value)
+        sentence = words.of_rise(found, verdict, trial)
     else:
-        sentence = of_method(name, verdict, retention, ends, thresholds, doubt)
-    return Verdict(name, role, verdict, retention, low, high, last, undefined, sentence)
+        verdict = words.CONSTANT if found.constant else judge_retention(found.value, limits)
+        if doubt and verdict not in (words.CONSTANT, words.UNDEFINED):
+            verdict = words.UNINFORMATIVE
+        sentence = words.of_retention(found, verdict, limits, doubt)
+    return Verdict(
+        method=found.name,
+        role=found.role,
+        verdict=verdict,
+        value=found.value.mean,
+        low=found.value.low,
+        high=found.value.high,
+        floor=found.floors[found.floor].mean if found.floor else math.nan,
+        floors=dict(found.floors),
+        share=found.share,
+        half=found.half,
+        retention=found.retention,
+        last=dict(found.last),
+        undefined=found.undefined,
+        sentence=sentence,
+    )
 
 
-def judge(low: float, high: float, thresholds: Sequence[float]) -> str:
-    """The verdict that an interval of the retention stands for."""
-    if np.isnan(low):
-        return UNDEFINED
-    if high < thresholds[0]:
-        return SENSITIVE
-    return INSENSITIVE if low > thresholds[1] else PARTIAL
+def judge(found: Evidence, trial: Trial) -> str:
+    """The word for what is left of a method's maps once all stages are random."""
+    few = trial.study.samples < FEWEST and OTHERS in trial.study.data
+    if np.isnan(found.value.low) or few:
+        return words.UNDEFINED
+    if found.floor and found.floors[found.floor].mean > NEAR_1:
+        if found.value.high >= found.floors[found.floor].mean:
+            return words.UNINFORMATIVE
+        return words.COMPLETELY
+    return judge_share(found.share.low, found.share.high)
 
 
-def judge_rise(low: float, high: float) -> str:
-    """The verdict that an interval of the rise of complexity stands for."""
-    if np.isnan(low):
-        return UNDEFINED
-    if low > 0:
-        return SENSITIVE
-    return INSENSITIVE if high < 0 else PARTIAL
+def judge_share(low: float, high: float) -> str:
+    """The word that an interval of the share stands for that is left above the floor."""
+    if low > HALF:
+        return words.HARDLY
+    if low > SMALL:
+        return words.PART
+    return words.COMPLETELY if high < HALF else words.UNDECIDED
+
+
+def judge_retention(seen: Mean, thresholds: Sequence[float]) -> str:
+    """The word that an interval of the retention stands for."""
+    if np.isnan(seen.low):
+        return words.UNDEFINED
+    if seen.high < thresholds[0]:
+        return words.SENSITIVE
+    return words.INSENSITIVE if seen.low > thresholds[1] else words.PARTIAL
+
+
+def judge_rise(seen: Mean) -> str:
+    """The word that an interval of the rise of complexity stands for."""
+    if np.isnan(seen.low):
+        return words.UNDEFINED
+    if seen.low > 0:
+        return words.RISES
+    return words.FALLS if seen.high < 0 else words.UNDECIDED

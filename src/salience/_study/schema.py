@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._names import ERRORS, FLOOR, NEGATIVE, REFERENCE
+from salience._names import BETWEEN, ERRORS, FLOOR, MULTIPLIERS, NEGATIVE, OTHERS, REFERENCE
 
 if TYPE_CHECKING:
     import xarray
@@ -22,7 +22,11 @@ LARGEST = 1e30  # of scores and inputs, of whose squares there are sums
 _TESTED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "method": (("method",), "text"), "role": (("method",), "text"),
     "constant_over_inputs": (("method",), "whole numbers"), "stage": (("stage",), "text"),
-    "number": (("stage",), "whole numbers"), "other_inputs": (("method", "sample"), "numbers"),
+    "number": (("stage",), "whole numbers"),
+}  # fmt: skip
+FLOORS: Mapping[str, tuple[str, ...]] = {
+    BETWEEN: ("method", "score", "repeat", "sample"),
+    OTHERS: ("method", "score", "sample"), MULTIPLIERS: ("method", "score", "sample"),
 }  # fmt: skip
 _SHOWN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "map_method": (("map_method",), "text"), "map_stage": (("map_stage",), "text"),
@@ -92,7 +96,7 @@ def check_values(name: str, values: np.ndarray, dims: tuple[object, ...]) -> Non
     """
     if values.dtype.kind != "f" or name == "maps":
         return
-    score = dims == SCORE or name == "other_inputs" or _of_candidates(name, dims)
+    score = dims == SCORE or name in FLOORS or _of_candidates(name, dims)
     if score or name == "inputs":
         held = values[~np.isnan(values)] if score else values
         if not bool((np.abs(held) <= LARGEST).all()):
@@ -108,6 +112,10 @@ def _check_test(dataset: xarray.Dataset) -> None:
     for name in sorted(map(str, dataset.data_vars)):  # a store lists them in any order
         if "stage" in dataset[name].dims:
             _check(dataset, name, SCORE, "numbers")
+    for name in (name for name in FLOORS if name in dataset):
+        _check(dataset, name, FLOORS[name], "numbers")
+        _check(dataset, "score", ("score",), "text")
+        _distinct(dataset, "score")
     score, scores = dataset.attrs.get("score"), sorted(scores_of(dataset))
     if score is not None and score not in scores:
         raise ValueError(f"the attribute score is {score!r}, and the scores {', '.join(scores)}")

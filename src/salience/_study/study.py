@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from salience._errors import SalienceError, expected, printable, unknown
-from salience._names import ERRORS, RISE
+from salience._names import ERRORS, FLOOR, RANDOM_MAP, RISE
 from salience._study import faithful, recommend, schema
 from salience._study.faithful import Faithfulness
 from salience._study.figures import Figures
 from salience._study.recommend import Recommendation
-from salience._study.verdicts import (
-    SCORE,
-    THRESHOLDS,
-    Verdicts,
-    counted,
-)
+from salience._study.verdicts import CRITERION, SCORE, THRESHOLDS, Verdicts, counted
 
 if TYPE_CHECKING:
     import xarray
@@ -147,11 +142,23 @@ class Study:
         """Whether a method's or a control's maps are the same for all inputs."""
         return list(map(bool, self.data["constant_over_inputs"].values))
 
-    @property
-    def other_inputs(self) -> dict[str, Array]:
-        """Similarity (sample,) of the trained network's maps of two inputs, by method."""
-        values = self.data["other_inputs"].transpose("method", "sample").values
-        return dict(zip(self.roles, values, strict=True))
+    def floors(self, score: str) -> dict[str, Array]:
+        """What a score is for maps that share less, (method, repeat or 1, sample) each.
+
+        `between_random`: two random networks; `other_inputs`: the trained network's maps of two
+        inputs; `other_multipliers`: x * m and the same x times the m of another input;
+        `random_map`: noise. What the dataset lacks is left out.
+        """
+        found: dict[str, Array] = {}
+        for name, dims in schema.FLOORS.items():
+            if name in self.data and score in self._texts("score"):
+                held = self.data[name].transpose(*dims).values[:, self._texts("score").index(score)]
+                found[name] = held if "repeat" in dims else held[:, None]
+        noise = [row for row, role in enumerate(self.roles.values()) if role == FLOOR]
+        if noise:
+            values = self.values(score)
+            found[RANDOM_MAP] = np.broadcast_to(values[noise[0], -1], values[:, -1].shape)
+        return found
 
     @property
     def uncovered(self) -> dict[str, list[str]] | None:
@@ -231,6 +238,7 @@ class Study:
     def verdicts(
         self,
         *,
+        criterion: str = CRITERION,
         score: str | None = None,
         stages: str = "second_half",
         sensitive: float = THRESHOLDS[0],
@@ -243,6 +251,7 @@ class Study:
 
         return verdicts(
             self,
+            criterion=criterion,
             score=score,
             stages=stages,
             sensitive=sensitive,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +23,21 @@ from salience.rules._method import Method, Rule
 from salience.rules._rules import unchanged
 
 
+class Found(NamedTuple):
+    """What a walk found at each leaf.
+
+    maps         what the method reads off
+    multipliers  m, where the maps are x * m; None where they are m itself, or where a rule at an
+                 input layer handed back relevance
+    """
+
+    maps: tuple[Tensor, ...]
+    multipliers: tuple[Tensor, ...] | None
+
+
 def walk_back(
     recording: Recording, method: Method, gradient: Tensor, take: Take | None = None
-) -> tuple[Tensor, ...]:
+) -> Found:
     """What the method reads off at each leaf, for a gradient at the output.
 
     take  is told what relevance every operation does not hand on
@@ -55,7 +68,9 @@ def walk_back(
             )
         pairs = zip(found, begins, strict=True)
         ms = tuple(torch.zeros_like(x) if m is None else m for m, x in pairs)
-        return ms if method.readout == "m" else _relevance(recording, ms, take)
+        if method.readout == "m":
+            return Found(ms, None)
+        return Found(_relevance(recording, ms, take), None if walk.relevance else ms)
 
 
 def _relevance(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +23,8 @@ from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
 from salience._study.ledger import Ledger
 from salience._study.maps import Maps
-from salience._tape.accounts import accounted, ledger_of
-from salience._tape.backward import walk_back
+from salience._tape.accounts import Take, accounted, ledger_of
+from salience._tape.backward import Found, walk_back
 from salience._tape.coverage import Coverage, coverage_of
 from salience._tape.maps import maps_of
 from salience._tape.shown import as_html, as_text
@@ -193,22 +192,24 @@ class Tape:
             if factor is not None and not method.relevance:
                 gradient = gradient * columns(factor, gradient)
             if ledger and method.relevance:
-                maps, lost = accounted(
-                    self.recording, value, gradient, partial(walk_back, self.recording, method)
-                )
+                maps, lost = accounted(self.recording, value, gradient, self._back(method))
+                ms = None
             else:
-                maps = self._walk(method, gradient)
+                maps, ms = self._walk(method, gradient)
             if factor is not None and method.relevance:  # afterwards: 1 / value may overflow
-                maps = tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
+                maps, ms = _times(maps, factor), None if ms is None else _times(ms, factor)
         if not method.relevance:
-            return Attribution(maps, value=value)
+            return Attribution(maps, None, value, ms)
         begin = value if factor is None else value * factor
         error = ((_total(maps) - begin) / begin).abs()
         if lost is None:
-            return Attribution(maps, error, value)
+            return Attribution(maps, error, value, ms)
         if factor is not None:
             lost = {name: held * factor for name, held in lost.items()}
-        return Attribution(maps, error, value, ledger_of(method.name, begin, lost))
+        return Attribution(maps, error, value, ms, ledger_of(method.name, begin, lost))
+
+    def _back(self, method: Method) -> Callable[[Tensor, Take], tuple[Tensor, ...]]:
+        return lambda gradient, take: walk_back(self.recording, method, gradient, take).maps
 
     def uncovered(self, method: Method) -> list[str]:
         """The operations that the method, or the one that it averages, has no rule for."""
@@ -232,7 +233,7 @@ class Tape:
             (gradient,) = torch.autograd.grad(value.sum(), output)
         return value.detach(), gradient
 
-    def _walk(self, method: Method, gradient: Tensor) -> tuple[Tensor, ...]:
+    def _walk(self, method: Method, gradient: Tensor) -> Found:
         """One backward walk over the recorded graph with the method's rules in force."""
         if method.rules or method.input_rule is not None:
             return walk_back(self.recording, method, gradient)
@@ -240,10 +241,11 @@ class Tape:
         plain = self._plain  # another thread may replace it
         if plain is None or not torch.equal(plain[0], gradient):
             bare = replace(method, readout="m")
-            plain = self._plain = (gradient, walk_back(self.recording, bare, gradient))
+            plain = self._plain = (gradient, walk_back(self.recording, bare, gradient).maps)
         if method.readout == "m":
-            return tuple(m.clone() for m in plain[1])
-        return tuple(m * leaf.tensor for m, leaf in zip(plain[1], self.leaves, strict=True))
+            return Found(tuple(m.clone() for m in plain[1]), None)
+        pairs = zip(plain[1], self.leaves, strict=True)
+        return Found(tuple(m * leaf.tensor for m, leaf in pairs), plain[1])
 
 
 def _attribution(made: Any) -> Attribution:
@@ -285,6 +287,10 @@ def record(model: Callable[..., object], x: Any, *, output: targets.Part = None)
         x = in_dtype_of(model, x)
     check_input(model, x)
     return Tape(checked_pass(model, x, output))
+
+
+def _times(maps: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
+    return tuple((map * columns(factor, map)).to(map.dtype) for map in maps)
 
 
 def _total(maps: tuple[Tensor, ...]) -> Tensor:

@@ -11,8 +11,8 @@ from salience._errors import expected
 from salience._names import FLOOR
 from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
+from salience._study.evidence import floors_of
 from salience._study.study import Array, Study, study_of
-from salience._study.verdicts import THRESHOLDS
 from salience.plot._pictures import shortened
 from salience.rules._table import methods as registry
 
@@ -40,8 +40,9 @@ def similarity(
            unchanged map
     level  of the bootstrap intervals over repeats and samples, drawn as bands
 
-    Controls are dashed and grey. The shaded range between 0.2 and 0.4 is where a retention is
-    neither sensitive nor insensitive; the bracket marks the stages that the retention averages.
+    Controls are dashed and grey. A dash behind the last stage is a method's floor: what the score
+    is for maps that share less (noise, the trained network's maps of two inputs, x times the
+    multipliers of another input). The bracket marks the stages that the retention averages.
     Returns a figure of its own, to be saved with `figure.savefig(file)`.
 
     Errors: SalienceError for a score that the study lacks, for the efficient test, which has no
@@ -75,6 +76,7 @@ def similarity(
         else:
             lines[name] = _control(axes, row, name, role)
     _set_limits(axes, count, floor)
+    drawn = _draw_floors(axes, count, lines, study, score)
     _label_stages(axes, ["trained", *(shortened(name, 28) for name in study.stages)])
     axes.set_ylabel(f"{_named(score)} to the trained network's map")
     order = study.order.replace("_", "-")
@@ -87,7 +89,7 @@ def similarity(
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title=f"bands: {100 * level:g}% intervals",
+        title=f"bands: {100 * level:g}% intervals" + drawn * "\ndashes on the right: floors",
         title_fontsize=7,
         alignment="left",
     )
@@ -154,27 +156,26 @@ def _ordered(lines: dict[str, Line2D], values: Array, study: Study) -> list[Line
     return [lines[name] for name in sorted(lines, key=lambda n: (n in controls, -height[n]))]
 
 
+def _draw_floors(
+    axes: Axes, count: int, lines: dict[str, Line2D], study: Study, score: str
+) -> bool:
+    """A dash for each method behind the last stage, in its colour; whether there are any."""
+    floors = floors_of(study, score)
+    for name, (_, mean) in floors.items():
+        axes.scatter(count + 0.45, mean, s=120, marker="_", color=lines[name].get_color(), zorder=3)
+    if floors:
+        axes.set_xlim(-0.3, count + 0.7)
+    return bool(floors)
+
+
 def _set_limits(axes: Axes, count: int, floor: float) -> None:
-    """The range of the thresholds, and the stages that retention averages."""
+    """The range of the axes, and the stages that retention averages."""
     axes.set_xlim(-0.3, count + 0.3)
     axes.set_ylim(floor - 0.02, 1.02)
-    axes.axhspan(*THRESHOLDS, color="0.5", alpha=0.13, linewidth=0, zorder=0)
     axes.grid(axis="y", color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    middles = (THRESHOLDS[0] / 2, sum(THRESHOLDS) / 2, (1 + THRESHOLDS[1]) / 2)
-    for height, word in zip(middles, ("sensitive", "partial", "insensitive"), strict=True):
-        axes.annotate(
-            word,
-            (1, height),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=7,
-            color="0.4",
-            va="center",
-        )
     first = count // 2 + 1  # the place of the first stage of the second half; 0 is the trained net
     over = axes.get_xaxis_transform()
     axes.annotate(

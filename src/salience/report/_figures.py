@@ -90,29 +90,20 @@ def _panel(number: int, x_range: Range1d, y_range: Range1d, ratio: float) -> fig
     return plot
 
 
-def curves(
-    roles: Sequence[str], stages: Sequence[str], thresholds: tuple[float, float], height: int = 340
-) -> figure:
-    """Similarity along the cascade, a line and a band per method; the script fills the sources."""
+def curves(roles: Sequence[str], stages: Sequence[str], height: int = 340) -> figure:
+    """Similarity along the cascade, a line and a band per method, and behind the last stage their
+    floors; the script fills the sources."""
     plot = figure(
         height=height,
         sizing_mode="stretch_width",
         toolbar_location=None,
         tools="",
-        x_range=Range1d(start=-0.3, end=len(stages) + 0.3),
+        x_range=Range1d(start=-0.3, end=len(stages) + 1.3),
         y_range=Range1d(start=-0.03, end=1.03, name="curve-range"),
         name="curves",
     )
-    plot.add_layout(
-        BoxAnnotation(
-            bottom=thresholds[0],
-            top=thresholds[1],
-            fill_color="#888888",
-            fill_alpha=0.16,
-            line_color=None,
-            level="underlay",
-        )
-    )
+    shade: dict[str, Any] = {"fill_color": "#888888", "fill_alpha": 0.1, "line_color": None}
+    plot.add_layout(BoxAnnotation(left=len(stages) + 0.6, level="underlay", **shade))
     colored, targets = 0, []
     for number, role in enumerate(roles):
         style = {"line_color": "#888888", "line_dash": "dashed", "line_width": 1.2}
@@ -129,7 +120,7 @@ def curves(
             tooltips=[(title, f"@{{{title}}}") for title in HOVER],
         )
     )
-    _label(plot, ["trained", *stages])
+    _label(plot, ["trained", *stages], "floor")
     return _quiet(plot)
 
 
@@ -141,6 +132,11 @@ def _curve(plot: figure, number: int, style: dict[str, Any], band: bool) -> Glyp
         "x", "low", "high", source=source, fill_color=color, fill_alpha=0.12, name=f"{name}-band"
     )
     area.visible = band
+    floors = _source(f"{name}-floors", "x", "mean", "size")
+    drop: dict[str, Any] = {"source": floors, "line_color": color}
+    plot.line("x", "mean", name=f"{name}-drop", line_dash="dotted", line_width=1.2, **drop)
+    dash: dict[str, Any] = {"marker": "dash", "size": "size", "line_width": 2.5, **drop}
+    plot.scatter("x", "mean", name=f"{name}-floor", **dash)
     plot.line("x", "mean", source=source, name=f"{name}-line", **style)
     dots: dict[str, Any] = {"size": 5, "line_color": color, "fill_color": color}
     plot.scatter("x", "mean", source=source, name=f"{name}-dots", **dots)
@@ -156,11 +152,12 @@ def curve_style(number: int) -> tuple[str, str]:
     return COLORS[1 + place], DASHES[1 + turn % (len(DASHES) - 1)]
 
 
-def _label(plot: figure, names: Sequence[str]) -> None:
+def _label(plot: figure, names: Sequence[str], end: str) -> None:
     step = -(-len(names) // _TICKS)
-    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, len(names), step)))
+    shown = {**{place: names[place] for place in range(0, len(names), step)}, len(names): end}
+    plot.xaxis.ticker = FixedTicker(ticks=list(shown))
     plot.xaxis.major_label_overrides = {
-        place: PlainText(text=names[place]) for place in range(0, len(names), step)
+        place: PlainText(text=name) for place, name in shown.items()
     }
     plot.xaxis.major_label_orientation = 0.9
     plot.xgrid.visible = False

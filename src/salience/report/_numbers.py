@@ -11,17 +11,15 @@ import numpy as np
 
 from salience._scores.interval import interval
 from salience._scores.similarity import bounds_of
+from salience._study.agreement import agreement
+from salience._study.evidence import floors_of
+from salience._study.sentences import FLOORS
 from salience._study.study import Array, Study
 from salience._study.verdicts import Verdicts
 from salience.report._extras import Extras
 
 if TYPE_CHECKING:
     import xarray
-
-SCORES = {
-    "spearman_abs": "|Spearman|", "spearman": "Spearman", "spearman_of_abs": "Spearman of |maps|",
-    "ssim": "SSIM", "hog": "HOG", "pearson": "Pearson", "complexity_rise": "rise of complexity",
-}  # fmt: skip
 
 _FIRST = """
 command_line command options model model_fingerprint weights_file_sha256 data_fingerprint
@@ -58,15 +56,23 @@ def first_repeat(study: Study, score: str) -> list[object]:
 
 def verdict_rows(study: Study, judged: Verdicts, extras: Extras) -> list[dict[str, object]]:
     """One row per method, then one per control."""
-    rows, others = [], study.other_inputs
     errors = extras.errors or {}
-    for v in sorted(judged.values(), key=lambda v: v.role != "method"):  # stable
-        numbers = {
-            "other_inputs": _mean(others[v.method]),
-            "error": errors.get(v.method),
-        }
-        rows.append(plain({**asdict(v), **numbers}))
-    return rows
+    agrees = {name: f"{one.agrees} of {one.of}" for name, one in agreement(study).items()}
+    ordered = sorted(judged.values(), key=lambda v: v.role != "method")  # stable
+    return [
+        plain({**asdict(v), "error": errors.get(v.method), "agrees": agrees.get(v.method)})
+        for v in ordered
+    ]
+
+
+def floors(study: Study, scores: Sequence[str]) -> dict[str, list[object]]:
+    """score -> for each method and control its floor and what it is of, or None."""
+    found: dict[str, list[object]] = {}
+    for score in scores:
+        own = floors_of(study, score)
+        named = {name: (mean, FLOORS[kind]) for name, (kind, mean) in own.items()}
+        found[score] = plain([named.get(name) for name in study.roles])
+    return found
 
 
 def attribution_rows(dataset: xarray.Dataset) -> dict[str, Any]:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from salience._files.writing import whole
+from salience._study.sentences import SCORES
 from salience._study.study import Study, study_of
-from salience._study.verdicts import THRESHOLDS, Verdicts
+from salience._study.verdicts import Verdicts
 from salience.plot._pictures import shortened
 from salience.report import _figures as figures
 from salience.report import _numbers as numbers
 from salience.report import _pixels as pixels
 from salience.report import _words as words
 from salience.report._extras import Extras, completed
+from salience.report._recommendation import recommendation
 
 if TYPE_CHECKING:
     import xarray
@@ -92,9 +94,12 @@ def render(
     extras, scripts = completed(extras, study), _scripts()
     judged = study.verdicts(score=extras.score) if study.tested else None
     shown, roots = _numbers(study, judged, extras, plan), _figures(study, extras, plan)
-    question = f"Which saliency maps of {study.model} can be believed?"
+    question = f"What is left of the saliency maps of {study.model} when its weights are random?"
+    if study.has_faithfulness:
+        question = f"Which saliency maps of {study.model} to use"
     return _template().render(
-        title=title or (question if judged else f"Saliency maps of {study.model}"),
+        title=title
+        or (question if judged or study.has_faithfulness else f"Saliency maps of {study.model}"),
         policy=_policy(scripts, "'none'" if embedded else "'self'"),
         style=_asset("page.css"),
         scripts=scripts,
@@ -102,6 +107,7 @@ def render(
         data=_json(shown),
         bokeh=_json(figures.as_json(roots)),
         blocks=_blocks(study, plan) if plan and embedded else [],
+        advice=recommendation(study),
         answer=words.answer(study, judged) if judged else [("No test", words.UNTESTED)],
         limits=words.LIMITS,
         provenance=numbers.provenance_rows(study.data.attrs),
@@ -130,7 +136,6 @@ def _numbers(
     """Everything that the page shows as a number, as the script reads it."""
     coverage, shares = extras.coverage, extras.attribution
     return {
-        "thresholds": list(THRESHOLDS),
         "test": _test(study, judged, extras) if judged else None,
         "maps": None if plan is None else _maps(study, plan),
         "attribution": None if shares is None else numbers.attribution_rows(shares),
@@ -142,14 +147,18 @@ def _numbers(
 def _test(study: Study, judged: Verdicts, extras: Extras) -> dict[str, object]:
     scores = numbers.ordered_scores(study, judged.score)
     return {
-        "measure": "rise" if study.rises else "retention",
+        "measure": judged.measure,
+        "randomized": judged.randomized,
+        "total": judged.total,
+        "caption": judged.caption(),
         "methods": list(study.roles),
         "roles": list(study.roles.values()),
         "stages": study.stages,
         "order": study.order,
-        "scores": {name: numbers.SCORES.get(name, name) for name in scores},
+        "scores": {name: SCORES.get(name, name) for name in scores},
         "similarity": numbers.similarity(study, scores),
         "first": numbers.first_repeat(study, scores[0]),
+        "floors": numbers.floors(study, scores),
         "rows": numbers.verdict_rows(study, judged, extras),
     }
 
@@ -199,7 +208,7 @@ def _figures(study: Study, extras: Extras, plan: pixels.Plan | None) -> list[fig
         roots += figures.panels(len(study.map_methods), height, width, color)
     if study.tested and not study.rises:
         stages = [shortened(name, 28) for name in study.stages]
-        roots.append(figures.curves(list(study.roles.values()), stages, THRESHOLDS))
+        roots.append(figures.curves(list(study.roles.values()), stages))
     if extras.attribution is not None:
         rows = numbers.attribution_rows(extras.attribution)
         roots += [figures.shares(rows, number) for number in range(len(rows["outputs"]))]
@@ -256,4 +265,4 @@ def _number(value: float | None, form: str = ".2f") -> str:
     if value is None:
         return "–"
     text = format(value, form)
-    return text.removeprefix("-") if float(text) == 0 else text
+    return text.removeprefix("-") if float(text.rstrip("%")) == 0 else text

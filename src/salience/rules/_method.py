@@ -24,6 +24,7 @@ class Attribution(NamedTuple):
     maps: tuple[Tensor, ...]  # (B, ...) each
     error: Tensor | None = None  # (B,), of methods whose maps have a sum to be held to
     value: Tensor | None = None  # (B,) of the target, where it was needed
+    multipliers: tuple[Tensor, ...] | None = None  # m, where the maps are x * m
     ledger: Ledger | None = None  # where relevance went, where it was asked for
 
 

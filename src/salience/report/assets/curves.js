@@ -5,6 +5,7 @@ function startCurves(find) {
 
   function show() {
     const { mean, low, high } = test.similarity[picker.value];
+    const floors = test.floors[picker.value], end = test.stages.length;
     test.methods.forEach((_, m) => {
       const start = test.roles[m] === "floor control" ? NaN : 1;
       const line = (values) => [start, ...values.map((v) => v ?? NaN)];
@@ -14,6 +15,10 @@ function startCurves(find) {
         method: told.map(() => test.methods[m]), stage: ["trained", ...test.stages], similarity: told,
         "95% interval": told.map((_, i) => (i ? `${number(low[m][i - 1])} to ${number(high[m][i - 1])}` : "–")),
       };
+      const floor = floors[m];
+      find(`curve-${m}-floors`).data = floor
+        ? { x: [end, end + 1], mean: [mean[m][end - 1] ?? NaN, floor[0]], size: [0, 16] }
+        : { x: [], mean: [], size: [] };
     });
     const least = Math.min(...mean.flat().filter((v) => v !== null));
     find("curve-range").setv({ start: least < -0.05 ? -1.03 : -0.03, end: 1.03 });
@@ -30,7 +35,7 @@ function startCurves(find) {
     button.addEventListener("click", () => {
       const m = Number(button.dataset.curve), on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      for (const part of ["line", "dots", "target", "band"]) {
+      for (const part of ["line", "dots", "target", "band", "drop", "floor"]) {
         find(`curve-${m}-${part}`).visible = on && (part !== "band" || test.roles[m] === "method");
       }
     });

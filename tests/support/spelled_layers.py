@@ -1,4 +1,4 @@
-"""The same function has the same maps, in whatever file and by whatever operators it is written."""
+"""Layers and activations in many spellings, and the forms that they are written in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from chosen import with_error
@@ -222,19 +221,13 @@ def maps(tape: salience.Tape, method: str) -> tuple[Tensor, Tensor | None]:
     return found.unflatten(0, (count, -1)), errors
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, marks=[pytest.mark.slow] if form == "onnx 20 new" else [])
-        for form in FORMS
-    ],
-)
-def test_one_function_in_many_spellings(form: str, tmp_path: Path):
+def check_form(form: str, folder: Path) -> None:
+    """Every spelling of everything has the maps of torch's own, written in one form."""
     write, missing, tolerance = FORMS[form]
     families = without(*missing)
     labels = [(name, i) for name, fs in families.items() for i in range(len(fs))]
     net = Branches([f for fs in families.values() for f in fs])
-    written = write(net, tmp_path)
+    written = write(net, folder)
     tape = record(written if isinstance(written, nn.Module) else load_model(str(written)), labels)
     own = record(Branches([families[name][0] for name, _ in labels]), labels)
     wrong = []
