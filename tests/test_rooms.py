@@ -101,10 +101,10 @@ def test_files_of_public_rooms_are_private():
 
 
 EXPORTED = """
-    Agreement Cascade Coverage Maps Method Recommendation Removal SalienceError SalienceWarning
-    Similarity Study Sweep Tape Verdict Verdicts __version__ adapters agreement attribution_by_value
-    cost explain faithfulness faithfulness_scores methods models open plot randomization_test
-    recommend record report rules similarities sweep verdicts
+    Agreement Cascade Coverage Ledger Maps Method Recommendation Removal SalienceError
+    SalienceWarning Similarity Study Sweep Tape Verdict Verdicts __version__ adapters agreement
+    attribution_by_value cost explain faithfulness faithfulness_scores methods models open plot
+    randomization_test recommend record report rules similarities sweep verdicts
 """.split()
 
 

@@ -21,6 +21,7 @@ from salience._scores.similarity import Similarity, similarities
 from salience._study.agreement import Agreement, agreement
 from salience._study.files import open
 from salience._study.judge import verdicts
+from salience._study.ledger import Ledger
 from salience._study.maps import Maps
 from salience._study.recommend import Recommendation
 from salience._study.study import Study
@@ -39,6 +40,7 @@ __all__ = [
     "Agreement",
     "Cascade",
     "Coverage",
+    "Ledger",
     "Maps",
     "Method",
     "Recommendation",

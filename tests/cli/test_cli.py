@@ -99,7 +99,7 @@ def test_provenance_tells_versions_options_and_parameters(folder):
     _, file = explained("nets.py:net", "x.npy", "--methods", "lrp_epsilon", "--target", "2",
                         "--param", "lrp_epsilon.eps=0.5")  # fmt: skip
     told = file.attrs
-    assert file.parameters == {"lrp_epsilon": {"eps": 0.5}}
+    assert file.parameters == {"lrp_epsilon": {"eps": 0.5, "eps_relative": 0.0}}
     assert json.loads(told["options"])["target"] == "2"
     assert json.loads(told["options"])["seed"] == 0
     assert told["torch"] == torch.__version__

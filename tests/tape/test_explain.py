@@ -179,7 +179,9 @@ def test_parameters_reach_their_method_only():
     torch.testing.assert_close(maps["lrp_epsilon"], expected, rtol=0, atol=0)
     default = salience.explain(MODEL, X, "lrp_epsilon", Y)["lrp_epsilon"]
     assert not torch.allclose(default, expected)
-    assert maps.parameters == {"lrp_epsilon": {"eps": 0.5}, "gradient": {}}
+    assert maps.parameters == {
+        "lrp_epsilon": {"eps": 0.5, "eps_relative": 0.0}, "gradient": {},
+    }  # fmt: skip
 
 
 def test_batches_are_told_as_one(monkeypatch):

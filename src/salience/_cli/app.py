@@ -75,6 +75,7 @@ def explain_command(
     ] = False,
     form: opt.Form = "nc",
     cost: opt.Cost = False,
+    ledger: opt.Ledger = False,
     overwrite: opt.Overwrite = False,
     max_bytes: opt.MaxBytes = "8GB",
 ) -> None:
@@ -256,10 +257,13 @@ def _explain(given: opt.Options) -> None:
         network, x, names = load_study(given)
         skip = given["methods"] in opt.SETS
         with inputs_told(network, x, run):
-            maps = explained(network, x, chosen, **run, progress=sys.stderr.isatty(), skip=skip)
+            how = {"progress": sys.stderr.isatty(), "skip": skip, "ledger": given["ledger"]}
+            maps = explained(network, x, chosen, **run, **how)
         measured = [method for method in chosen if method.name in maps]
         costs = costs_of(console(), network, x, measured, run) if given["cost"] else {}
         console().print(table_of(maps, costs))
+        for line in maps.sentences():
+            console().print(Text(line))
         more = {"numpy": np.__version__, "options": json.dumps(told(given))}
         maps = replace(maps, attrs=provenance(network, x) | more)
         titles = titles_of(names, given["target"], maps.output, maps.value)

@@ -101,6 +101,12 @@ Overwrite = Annotated[
 Cost = Annotated[
     bool, typer.Option("--cost", help="Measure what a map costs, too, in plain gradients.")
 ]
+Ledger = Annotated[
+    bool,
+    typer.Option(
+        "--ledger", help="Say where relevance went that did not reach the input, for each method."
+    ),
+]
 Form = Annotated[str, typer.Option("--format", help="Of the data: nc (netCDF) or zarr.")]
 Study = Annotated[
     Path,

@@ -39,7 +39,7 @@ _SHIFTED = row("activation", "elementwise")
 _ELEMENTWISE = row("other", "elementwise")
 _KINKED = row("other", "elementwise kinked")
 _TAKING = row("structural", "indexing selects")
-_PUTTING = row("structural", "indexing")
+_PUTTING = row("structural", "indexing fills")
 _SMOOTH = row("smooth")
 _ASIDE = row("other", "aside")
 _READ = row("other", "aside read")
@@ -88,7 +88,7 @@ _TABLE: dict[str, Row] = {
         by.multiplication, "elementwise straight reciprocal", operands=_TWO, step="mul"
     ),
     "div divide true_divide": row(by.division, "elementwise straight", operands=_TWO, step="div"),
-    "where masked_fill": row("structural", "elementwise straight kinked"),
+    "where masked_fill": row("structural", "elementwise straight kinked fills"),
     "positive": row("other", "elementwise straight"),
     # activations
     "relu": row("relu", "elementwise kinked bound"),
@@ -156,17 +156,18 @@ _TABLE: dict[str, Row] = {
     "H mH matrix_H adjoint ravel as_strided as_strided_scatter diagonal": _STRUCTURAL,
     "repeat repeat_interleave tile hstack vstack dstack chunk split": _STRUCTURAL,
     "split_with_sizes tensor_split unbind unfold narrow select slice masked_select": _STRUCTURAL,
-    "roll flip fliplr flipud rot90 pad constant_pad_nd tril triu": _STRUCTURAL,
+    "roll flip fliplr flipud rot90 tril triu": _STRUCTURAL,
+    "pad constant_pad_nd fill_": row("structural", "fills"),
     "diff sort topk kthvalue cummax cummin": _STRUCTURAL,
     "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": _STRUCTURAL,
     "dropout dropout1d dropout2d dropout3d alpha_dropout": _STRUCTURAL,
-    "feature_dropout feature_alpha_dropout copy_ fill_ zero_ im2col col2im": _STRUCTURAL,
+    "feature_dropout feature_alpha_dropout copy_ zero_ im2col col2im": _STRUCTURAL,
     "real imag view_as_real view_as_complex resolve_conj": _STRUCTURAL,
     # rows and entries by their indices
     "gather take take_along_dim index": _TAKING,
     "index_select": row("structural", "indexing selects embeds"),
     "__getitem__": row("structural", "indexing selects embeds reciprocal"),
-    "__setitem__": row("structural", "indexing", writes=True),
+    "__setitem__": row("structural", "indexing fills", writes=True),
     "scatter scatter_add index_add index_put index_copy": _PUTTING,
     "_pack_padded_sequence _pad_packed_sequence": _PUTTING,
     "scatter_reduce": row(by.reduction, "indexing"),

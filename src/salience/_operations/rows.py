@@ -31,6 +31,7 @@ class Row:
 
     layout: bool = False  # rearranges entries, so that a bias may be added later
     reciprocal: bool = False  # leaves a reciprocal one
+    fills: bool = False  # may write numbers between its entries
     indexing: bool = False  # has indices, which decide nothing of their own
     selects: bool = False  # picks rows or entries of a table
     embeds: bool = False  # looks up ids in a table of numbers

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from salience._operations import kinds
 from salience._operations.calls import Arguments, Function, Keywords
@@ -62,6 +63,7 @@ class Calls:
         self.values = Values(self.trace)
         self.readers = Readers(self.trace, self.values, keep)
         self._elements, self._seen = Elements(self.trace), seen
+        self.edges: dict[int, GradientEdge] = {}  # of values that no site made
         self.ungraded: set[int] = set()  # values made under no_grad
         self._contracted: set[int] = set()  # values with a contraction upstream
         self._reciprocals: set[int] = set()  # values that are 1 / b
@@ -113,10 +115,13 @@ class Calls:
         picks = tuple(i for i, tensor in enumerate(tensors) if self.values.number(tensor) is None)
         if not picks:  # no tensor, or one of the operands itself
             return result
-        if depends and operation.site is None:
-            self.readers.consume(operands, None)
         operation.picks = picks
         operation.outputs = tuple(self.values.add(tensors[i]) for i in picks)
+        if depends and operation.site is None:
+            self.readers.consume(operands, None)
+            made = zip(operation.outputs, (tensors[i] for i in picks), strict=True)
+            graded = {value: tensor for value, tensor in made if tensor.grad_fn is not None}
+            self.edges.update({v: get_gradient_edge(t) for v, t in graded.items()})
         if chosen and not depends:
             self._chosen.update(operation.outputs)
         if depends and not torch.is_grad_enabled():

@@ -17,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# a site, m at its output, and what its rule made of it
+Note = Callable[[Any, Tensor, Any], None]
+
 
 class Walk:
-    """What backward means at this moment: the active rules, and the relevance they handed back.
+    """What backward means at this moment: the active rules, the relevance they handed back, and who
+    takes note of what every site does.
 
     All sites of a tape look here, on the threads of autograd too, so that a tape is walked by one
     thread at a time: `alone` makes others wait.
@@ -29,18 +33,19 @@ class Walk:
         self.rules: dict[str, Callable[[Any, Tensor], Tensor]] = {}
         self.input_rule: Callable[[Any, Tensor], Tensor | None] | None = None
         self.relevance: list[tuple[int, Tensor]] = []  # at numbered values
+        self.note: Note | None = None
         self._lock = RLock()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A walk of this thread's own; one that it is in the middle of goes on afterwards."""
         with self._lock:
-            before = self.rules, self.input_rule, self.relevance
-            self.rules, self.input_rule, self.relevance = {}, None, []
+            before = self.rules, self.input_rule, self.relevance, self.note
+            self.rules, self.input_rule, self.relevance, self.note = {}, None, [], None
             try:
                 yield
             finally:
-                self.rules, self.input_rule, self.relevance = before
+                self.rules, self.input_rule, self.relevance, self.note = before
 
 
 class Ruled(torch.autograd.Function):
@@ -57,4 +62,6 @@ class Ruled(torch.autograd.Function):
         if grad_outputs[0] is None:
             return (None,) * (1 + ctx.operands)
         back = ctx.site.backward(grad_outputs[0])
+        if ctx.site.walk.note is not None:
+            ctx.site.walk.note(ctx.site, grad_outputs[0], back)
         return (None, *back) if isinstance(back, tuple) else (None, back)

@@ -85,6 +85,11 @@ class AffineSite:
     def keep(self, z: Tensor | None) -> None:
         self._z = z
 
+    @property
+    def kept(self) -> Tensor | None:
+        """The call's own result, where it is kept."""
+        return self._z
+
     def input(self) -> Tensor:
         """The activation, recomputed if it was not kept."""
         if self.a is None:
@@ -118,7 +123,7 @@ class AffineSite:
         shifts = any(part.step.shift is not None and part.step.shift.ndim for part in parts)
         return self.ruled and scales and shifts
 
-    def alone(self) -> LinearMap:
+    def linear_map(self) -> LinearMap:
         """The diagonal linear map of shifts and scales that follow no contraction."""
         parts, _ = split([self, *self.chain])
         scale, shift = composed(self._weights, parts, None)
@@ -143,7 +148,7 @@ class AffineSite:
             return self.transpose(m)
         if self.head is not None:
             return m
-        return rule(self.alone(), scaled(m, split([self, *self.chain])[1]))
+        return rule(self.linear_map(), at_map(self, m))
 
 
 class LinearSite:
@@ -193,6 +198,11 @@ class LinearSite:
 
     def keep(self, z: Tensor | None) -> None:
         self._z = z
+
+    @property
+    def kept(self) -> Tensor | None:
+        """The call's own result, where it is kept."""
+        return self._z
 
     def bias(self) -> Tensor | None:
         """The contraction's own bias, in a shape that adds to z."""
@@ -249,7 +259,7 @@ class LinearSite:
         walk = self.walk
         rule = walk.rules.get("linear")
         if rule is not None:
-            m = scaled(m, split(self.chain)[1])
+            m = at_map(self, m)
         if self.first and walk.input_rule is not None:
             relevance = walk.input_rule(self, m)
             if relevance is not None:
@@ -266,9 +276,10 @@ def split(parts: Sequence[AffineSite]) -> tuple[Sequence[AffineSite], Sequence[A
     return parts[:end], parts[end:]
 
 
-def scaled(m: Tensor, numbers: Sequence[AffineSite]) -> Tensor:
-    """m before the numbers that a map's result is multiplied with."""
-    for part in numbers:
+def at_map(site: LinearSite | AffineSite, m: Tensor) -> Tensor:
+    """m at the result of a site's map, before the numbers that it is multiplied with."""
+    parts = site.chain if isinstance(site, LinearSite) else [site, *site.chain]
+    for part in split(parts)[1]:
         m = part.transpose(m)
     return m
 

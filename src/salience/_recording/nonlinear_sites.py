@@ -46,6 +46,14 @@ class ElementSite:
             return self._transpose(m)
         return torch.ops.aten.threshold_backward(m, self.y, 0)
 
+    @property
+    def operands(self) -> tuple[Tensor]:
+        """x; of a ReLU, which does not keep it, y."""
+        return (self.y if self.x is None else self.x,)
+
+    def output(self) -> Tensor:
+        return self.y
+
     def secant(self) -> tuple[Tensor, Tensor, Tensor]:
         """x, f(x) - f(0) and f'(0)."""
         assert self.x is not None
@@ -88,6 +96,17 @@ class JointSite:
         self._edge = get_gradient_edge(response)
         return response.detach()
 
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        return tuple(leaf.detach() for leaf in self._leaves)
+
+    def output(self) -> Tensor:
+        return self._function(*self.operands)
+
+    def at_zero(self) -> Tensor:
+        """What is added to the product."""
+        return self._function(*map(torch.zeros_like, self._leaves))
+
     def transpose(self, m: Tensor) -> tuple[Tensor, ...]:
         """The gradient of every operand."""
         return tuple(torch.autograd.grad(self._edge, self._leaves, m, retain_graph=True))
@@ -112,6 +131,17 @@ class NormSite:
         self._x = x.detach()
         y, self._transpose = linear_response(self._function, self._x)
         return y
+
+    @property
+    def operands(self) -> tuple[Tensor]:
+        return (self._x,)
+
+    def output(self) -> Tensor:
+        return self._function(self._x)
+
+    def at_zero(self) -> Tensor:
+        """What the normalisation adds."""
+        return self._function(torch.zeros_like(self._x))
 
     def spread_held(self, m: Tensor) -> Tensor:
         """What flows back where 1 / sigma is held constant."""

@@ -52,6 +52,7 @@ class Recorder(TorchFunctionMode):
         self._calls = Calls(weights, keep, weakref.ref(self))  # type: ignore[arg-type]
         self.trace, self.walk = self._calls.trace, self._calls.walk
         self.values, self.readers = self._calls.values, self._calls.readers
+        self.edges = self._calls.edges
         self._standing = Standing(self._calls, model)
         self.state = self._standing.state
         self._expanding: list[Function] = []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from salience._errors import expected
 from salience._inputs.targets import Part
@@ -29,6 +30,8 @@ class Recording:
     model     makes the model, for passes at other values
     part      which part of its outputs is explained
     weights   what derives from its weights, shared by its passes; None: nothing is
+    edges     where the graph of autograd has the values that no site made: what flows back there;
+              None: not known
     kept      the values that a replay may find unchanged; None: it cannot be replayed
     versions  the model's parameters and buffers, and how often each had been written to
     """
@@ -41,6 +44,7 @@ class Recording:
     model: Callable[[], Model]
     part: Part = None
     weights: Weights | None = None
+    edges: dict[int, GradientEdge] | None = None
     kept: dict[int, Tensor] | None = None
     versions: tuple[tuple[Tensor, int], ...] = ()
 

@@ -60,6 +60,7 @@ def run_pass(
         model=lambda: model,
         part=part,
         weights=shared,
+        edges=recorder.edges,
         kept=recorder.readers.kept,
         versions=tuple((tensor, version_of(tensor)) for tensor in recorder.state),
     )

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from salience._errors import expected, printable, unknown
 from salience._inputs import batches, trees
+from salience._study import ledger
+from salience._study.ledger import Ledger
 from salience._study.verdicts import counted
 from salience._tables import html_table, text_table
 
@@ -38,6 +40,7 @@ class Maps(Mapping[str, M], Generic[M]):
     parameters  name -> those of the method
     error_names name -> what `error` is: "conservation_error" or "completeness_error"
     attrs       where the maps come from
+    ledger      name -> where the relevance of its maps went, if `explain` was asked for it
 
     Of a tuple or dict of inputs, a map is a tuple or dict. `maps[:8]` are those of the first
     samples. A map stays a plain tensor: nothing is attached to it.
@@ -57,6 +60,7 @@ class Maps(Mapping[str, M], Generic[M]):
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     error_names: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    ledger: Mapping[str, Ledger] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, key: str) -> M: ...
@@ -94,6 +98,7 @@ class Maps(Mapping[str, M], Generic[M]):
             output=function(self.output),
             value=function(self.value),
             error={name: function(error) for name, error in self.error.items()},
+            ledger={name: own.each(function) for name, own in self.ledger.items()},
         )
 
     def to_xarray(self) -> xarray.Dataset:
@@ -121,10 +126,15 @@ class Maps(Mapping[str, M], Generic[M]):
         return picture(self, **options)
 
     def __repr__(self) -> str:
-        return f"{self._line()}\n{text_table(_HEAD, self._rows())}"
+        return "\n".join([self._line(), text_table(_HEAD, self._rows()), *self.sentences()])
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._line())}</p>{html_table(_HEAD, self._rows())}"
+        told = "".join(f"<p>{escape(line)}</p>" for line in self.sentences())
+        return f"<p>{escape(self._line())}</p>{html_table(_HEAD, self._rows())}{told}"
+
+    def sentences(self) -> list[str]:
+        """Where relevance went: a sentence for each method that has a ledger."""
+        return [printable(own.sentence()) for own in self.ledger.values() if len(own.target)]
 
     def _line(self) -> str:
         return f"Maps of {counted(len(self.value), 'input')} by {counted(len(self), 'method')}"
@@ -170,6 +180,7 @@ def tensors_in(held: object) -> list[Tensor]:
 def joined(parts: Sequence[Maps[M]]) -> Maps[M]:
     """The maps of consecutive batches as one."""
     first = parts[0]
+    ledgers = {name: [part.ledger[name] for part in parts] for name in first.ledger}
     return replace(
         first,
         maps={name: batches.joined([part.maps[name] for part in parts]) for name in first.maps},
@@ -177,4 +188,5 @@ def joined(parts: Sequence[Maps[M]]) -> Maps[M]:
         output=batches.joined([part.output for part in parts]),
         value=batches.joined([part.value for part in parts]),
         error={name: batches.joined([part.error[name] for part in parts]) for name in first.error},
+        ledger={name: ledger.joined(own) for name, own in ledgers.items()},
     )

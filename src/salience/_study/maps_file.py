@@ -18,6 +18,8 @@ from torch import Tensor
 from salience._inputs import trees
 from salience._inputs.trees import Key
 from salience._names import ERRORS
+from salience._study import ledger
+from salience._study.ledger import Ledger
 from salience._study.maps import Maps
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ Array = np.ndarray
 Container = int | list[str] | None  # see `_container`
 Variables = dict[str, tuple[tuple[str, ...], Array]]
 _METHOD, _STAGE, _SAMPLE = "map_method", "map_stage", "map_sample"
+_ENTRY = "map_entry"  # of a ledger
 
 
 def to_xarray(maps: Maps[object]) -> xarray.Dataset:
@@ -49,11 +52,17 @@ def to_xarray(maps: Maps[object]) -> xarray.Dataset:
     for error in ERRORS:
         rows = [_array(maps.error[n]) if maps.error_names.get(n) == error else none for n in maps]
         variables[error] = ((_METHOD, _SAMPLE), np.stack(rows))
+    told = {}
+    if maps.ledger:
+        entries, table = ledger.as_array(maps.ledger, list(maps))
+        variables["ledger"] = ((_METHOD, _ENTRY, _SAMPLE), _array(table))
+        told = {_ENTRY: _texts(entries)}
     uncovered = [", ".join(maps.uncovered.get(name, ())) for name in maps]
     coordinates = {
         _METHOD: _texts(maps),
         _STAGE: _texts(["trained"]),
         "map_uncovered": (_METHOD, _texts(uncovered)),
+        **told,
     }
     attributes = {
         **maps.attrs,
@@ -107,7 +116,15 @@ def from_xarray(dataset: xarray.Dataset) -> Maps[Any]:
         parameters,
         kinds,
         attributes,
+        _ledgers(dataset, names),
     )
+
+
+def _ledgers(dataset: xarray.Dataset, names: list[str]) -> dict[str, Ledger]:
+    if "ledger" not in dataset:
+        return {}
+    entries = [str(entry) for entry in dataset[_ENTRY].values]
+    return ledger.from_array(entries, names, _tensor(dataset["ledger"].values))
 
 
 def _of_input(end: str, part: Tensor, held: Mapping[str, Any]) -> Variables:

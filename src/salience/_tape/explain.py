@@ -18,7 +18,8 @@ from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
 from salience._study.maps import Maps, joined
-from salience._tape.tape import Tape, maps_of
+from salience._tape.maps import maps_of
+from salience._tape.tape import Tape
 from salience.rules._table import Method, Methods, choose
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def explain(
     seed: int = 0,
     output: Part = None,
     strict: bool = False,
+    ledger: bool = False,
     progress: bool = False,
 ) -> Maps[Tensor]: ...
 @overload
@@ -51,6 +53,7 @@ def explain(
     seed: int = 0,
     output: Part = None,
     strict: bool = False,
+    ledger: bool = False,
     progress: bool = False,
 ) -> Maps[Any]: ...
 def explain(
@@ -63,6 +66,7 @@ def explain(
     seed: int = 0,
     output: Part = None,
     strict: bool = False,
+    ledger: bool = False,
     progress: bool = False,
 ) -> Maps[Any]:
     """Maps of every sample by every method, one recorded pass per batch.
@@ -82,6 +86,8 @@ def explain(
     output      which part to explain where the model returns a tuple or a dict: a key, a position,
                 or a path such as (0, "logits")
     strict      raise where a method has no rule for an operation
+    ledger      say where the relevance of LRP, deep Taylor and excitation backprop went: the
+                entries of `maps.ledger[name]` add up to what the maps start from
     progress    show a progress bar
 
     Returns `Maps`: {method: (N, ...)} on the device of x, with the errors of their sums, the
@@ -109,6 +115,7 @@ def explain(
         seed=seed,
         output=output,
         strict=strict,
+        ledger=ledger,
         progress=progress,
         skip=methods is None,
     )
@@ -124,6 +131,7 @@ def explained(
     seed: int = 0,
     output: Part = None,
     strict: bool = False,
+    ledger: bool = False,
     progress: bool = False,
     skip: bool = False,
 ) -> Maps[Any]:
@@ -154,6 +162,7 @@ def explained(
                     wanted,
                     seed=seed,
                     strict=strict,
+                    ledger=ledger,
                     skip=skip,
                     tell=not results,
                     say=bar.set_postfix_str,

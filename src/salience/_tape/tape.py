@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from salience._errors import NotApplicable, expected, warn
+from salience._errors import expected, warn
 from salience._inputs import targets, trees
 from salience._inputs.batches import in_dtype_of
 from salience._inputs.surroundings import check_plain
@@ -21,9 +21,12 @@ from salience._inputs.validation import (
 )
 from salience._recording.recording import Recording, check_unchanged
 from salience._recording.run import at_other_values, checked_pass
+from salience._study.ledger import Ledger
 from salience._study.maps import Maps
+from salience._tape.accounts import Take, accounted, ledger_of
 from salience._tape.backward import Found, walk_back
 from salience._tape.coverage import Coverage, coverage_of
+from salience._tape.maps import maps_of
 from salience._tape.shown import as_html, as_text
 from salience.rules._method import Attribution, Method
 from salience.rules._table import Methods, choose, find
@@ -113,6 +116,34 @@ class Tape:
         )
         return trees.at_inputs(self.x, self.leaves, made.maps)
 
+    def ledger(
+        self,
+        method: str | Method,
+        target: targets.Target = "argmax",
+        *,
+        start: float | Tensor | None = None,
+        **parameters: Any,
+    ) -> Ledger:
+        """Where the relevance of a method went, of each sample: to the input, to biases, ...
+
+        method, target, start and parameters are those of `explain`. It costs one walk more than the
+        maps, or two where heads are folded into the batch or sequences come first.
+
+        Errors: SalienceError as for `explain`, and for a method whose maps are no relevance.
+
+        >>> import torch, salience
+        >>> tape = salience.record(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))
+        >>> list(tape.ledger("lrp_epsilon", target=1))[:3]
+        ['input', 'biases', 'eps']
+        """
+        chosen = find(method).having(**parameters)
+        if not chosen.relevance or chosen.run is not None:
+            cure = "Choose one of LRP, deep Taylor or excitation backprop."
+            raise expected("a method whose maps are relevance", chosen.name, cure)
+        found = self.explain_leaves(chosen, target, start=start, ledger=True).ledger
+        assert found is not None
+        return found
+
     def maps(
         self,
         methods: Methods | None = None,
@@ -120,6 +151,7 @@ class Tape:
         *,
         seed: int = 0,
         strict: bool = False,
+        ledger: bool = False,
     ) -> Maps[Any]:
         """The maps of several methods with their errors, as `salience.explain` returns them.
 
@@ -129,8 +161,8 @@ class Tape:
         >>> bool((maps.error["lrp_epsilon"] < 1).all())
         True
         """
-        skip = methods is None
-        return maps_of(self, choose(methods), target, seed=seed, strict=strict, skip=skip)
+        skip, chosen = methods is None, choose(methods)
+        return maps_of(self, chosen, target, seed=seed, strict=strict, skip=skip, ledger=ledger)
 
     def explain_leaves(
         self,
@@ -140,8 +172,9 @@ class Tape:
         start: float | Tensor | None = None,
         seed: int = 0,
         strict: bool = False,
+        ledger: bool = False,
     ) -> Attribution:
-        """`explain`, as one map for each of the leaves."""
+        """`explain`, as one map for each of the leaves; with the ledger of relevance, if asked."""
         check_plain()
         if strict:
             self._refuse_uncovered(method)
@@ -154,17 +187,29 @@ class Tape:
             return _attribution(method.run(self, scalar, seed))
         check_unchanged(self.recording)
         value, gradient = self._seed(scalar)
-        factor = _factor(method, value, start)
+        factor, lost = _factor(method, value, start), None
         with torch.inference_mode(False), torch.no_grad():
             if factor is not None and not method.relevance:
                 gradient = gradient * columns(factor, gradient)
-            maps, ms = self._walk(method, gradient)
+            if ledger and method.relevance:
+                maps, lost = accounted(self.recording, value, gradient, self._back(method))
+                ms = None
+            else:
+                maps, ms = self._walk(method, gradient)
             if factor is not None and method.relevance:  # afterwards: 1 / value may overflow
                 maps, ms = _times(maps, factor), None if ms is None else _times(ms, factor)
         if not method.relevance:
             return Attribution(maps, None, value, ms)
         begin = value if factor is None else value * factor
-        return Attribution(maps, ((_total(maps) - begin) / begin).abs(), value, ms)
+        error = ((_total(maps) - begin) / begin).abs()
+        if lost is None:
+            return Attribution(maps, error, value, ms)
+        if factor is not None:
+            lost = {name: held * factor for name, held in lost.items()}
+        return Attribution(maps, error, value, ms, ledger_of(method.name, begin, lost))
+
+    def _back(self, method: Method) -> Callable[[Tensor, Take], tuple[Tensor, ...]]:
+        return lambda gradient, take: walk_back(self.recording, method, gradient, take).maps
 
     def uncovered(self, method: Method) -> list[str]:
         """The operations that the method, or the one that it averages, has no rule for."""
@@ -201,53 +246,6 @@ class Tape:
             return Found(tuple(m.clone() for m in plain[1]), None)
         pairs = zip(plain[1], self.leaves, strict=True)
         return Found(tuple(m * leaf.tensor for m, leaf in pairs), plain[1])
-
-
-def maps_of(
-    tape: Tape,
-    methods: Sequence[Method],
-    target: targets.Target,
-    *,
-    seed: int = 0,
-    strict: bool = False,
-    skip: bool = False,
-    tell: bool = True,
-    say: Callable[[str], object] = str,
-) -> Maps[Any]:
-    """The maps of methods from one pass.
-
-    skip  leave out the methods that do not apply, with a warning
-    tell  what each has no rule for, which costs a look at every operation
-    say   is told the name of each method
-    """
-    scalar = targets.resolve(target, tape.output)
-    maps: dict[str, object] = {}
-    error: dict[str, Tensor] = {}
-    value: Tensor | None = None
-    for method in methods:
-        say(method.name)
-        try:
-            made = tape.explain_leaves(method, scalar, seed=seed, strict=strict)
-        except NotApplicable as reason:
-            if not skip:
-                raise
-            warn(f"{method.name} is left out: {reason}")
-            continue
-        maps[method.name] = trees.at_inputs(tape.x, tape.leaves, made.maps)
-        value = value if made.value is None else made.value
-        if made.error is not None:
-            error[method.name] = made.error
-    used = [method for method in methods if method.name in maps]
-    return Maps(
-        maps,
-        tape.x,
-        tape.output,
-        scalar(tape.output) if value is None else value,
-        error,
-        {method.name: tape.uncovered(method) for method in used if tell},
-        {method.name: method.parameters for method in used},
-        {method.name: method.error for method in used if method.error and method.name in error},
-    )
 
 
 def _attribution(made: Any) -> Attribution:

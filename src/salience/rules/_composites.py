@@ -96,15 +96,24 @@ def by_layer(
     common: Mapping[str, float],
 ) -> Tensor:
     """The rule that the composite has for this layer."""
-    name, own = choose(linear.layer)
+    return rule_at(linear.layer, choose, common)(linear, m)
+
+
+def rule_at(
+    layer: Layer,
+    choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
+    common: Mapping[str, float],
+) -> Rule:
+    """The composite's rule for a layer, with its parameters."""
+    name, own = choose(layer)
     if name not in RULES:
         raise expected(
             f"a rule for hidden layers ({', '.join(RULES)})",
-            f"{name!r} at {linear.layer.name}",
+            f"{name!r} at {layer.name}",
             "Rules that hand back relevance are for the input layer.",
         )
     rule, takes = RULES[name]
-    return rule(linear, m, **{key: common[key] for key in takes if key in common} | dict(own))
+    return partial(rule, **{key: common[key] for key in takes if key in common} | dict(own))
 
 
 def at_input(
@@ -116,14 +125,26 @@ def at_input(
     choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
 ) -> Tensor | None:
     """Relevance by the input layer's rule, or None where that is a rule like any other."""
-    name, own = choose(linear.layer)
+    rule = input_rule_at(linear.layer, low, high, choose=choose)
+    return None if rule is None else rule(linear, m)
+
+
+def input_rule_at(
+    layer: Layer,
+    low: object = None,
+    high: object = None,
+    *,
+    choose: Callable[[Layer], tuple[str, Mapping[str, object]]],
+) -> Rule | None:
+    """The rule of an input layer that hands back relevance, with its parameters."""
+    name, own = choose(layer)
     if name not in INPUT_RULES:
         return None
     rule, takes = INPUT_RULES[name]
     bounds = {"low": low, "high": high} | dict(own) if takes else {}
     if takes and bounds["low"] is None:
         raise expected("low and high for the box rule", "none", "Give the input's range.")
-    return rule(linear, m, **bounds)
+    return partial(rule, **bounds)
 
 
 def _by_place(row: Preset, layer: Layer) -> str:

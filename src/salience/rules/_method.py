@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from salience._errors import expected, unknown
+from salience._study.ledger import Ledger
 
 _NO_RULE_NEEDED = frozenset({"structural", "weights"})
 LINEAR = frozenset({"linear", "batch_norm", "affine"})
@@ -24,6 +25,7 @@ class Attribution(NamedTuple):
     error: Tensor | None = None  # (B,), of methods whose maps have a sum to be held to
     value: Tensor | None = None  # (B,) of the target, where it was needed
     multipliers: tuple[Tensor, ...] | None = None  # m, where the maps are x * m
+    ledger: Ledger | None = None  # where relevance went, where it was asked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)

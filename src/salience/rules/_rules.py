@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from salience._inputs.trees import columns
-from salience._recording.linear_maps import LinearMap, linear_response
+from salience._recording.linear_maps import Backward, LinearMap, linear_response
 from salience._recording.nonlinear_sites import ElementSite, JointSite, NormSite
 
 
@@ -65,19 +65,24 @@ def epsilon(linear: LinearMap, m: Tensor, eps: float, eps_relative: float = 0.0)
     """
     if eps == 0 and eps_relative == 0:
         return linear.transpose(m)
+    return linear.transpose_(stabilized(linear, m, eps, eps_relative))
+
+
+def stabilized(linear: LinearMap, m: Tensor, eps: float, eps_relative: float = 0.0) -> Tensor:
+    """m z / (z + e sign z)"""
     if eps_relative == 0:
         denominator = linear.z.abs().add_(eps)
-        return linear.transpose_(torch.addcdiv(m, m, denominator, value=-eps))
+        return torch.addcdiv(m, m, denominator, value=-eps)
     size = linear.z.abs()
     wide = torch.promote_types(size.dtype, torch.float32)
     reached = m != 0
     count = reached.flatten(1).sum(1).clamp_(min=1)
     typical = (size * reached).flatten(1).sum(1, dtype=wide) / count
     own = columns((typical * eps_relative + eps).to(size.dtype), size)
-    return linear.transpose_(m - m * _divide_(own.expand_as(size), size + own))
+    return m - m * divide_(own.expand_as(size), size + own)
 
 
-def _divide_(numerator: Tensor, denominator: Tensor) -> Tensor:
+def divide_(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, 0 where the denominator is 0; written into the denominator."""
     return torch.div(numerator, denominator, out=denominator).nan_to_num_(0.0, 0.0, 0.0)
 
@@ -91,25 +96,45 @@ def alpha_beta(
     P^T (alpha s+ + beta s-) - beta W^T s-, so that W- is not needed but where z- is so small
     beside z+ that their rounding would drown it.
     """
-    z, (response, transpose) = linear.z, linear.positive()
-    biased = bias and linear.bias is not None
-    positive = response + (linear.bias_part("+") if biased else 0.0)  # a copy in any case
+    z, (_, transpose) = linear.z, linear.positive()
+    positive = positive_part(linear, bias)
     if beta == 0:
-        share = _divide_(z, positive).mul_(m)
+        share = divide_(z, positive).mul_(m)
         return transpose(share if alpha == 1 else share.mul_(alpha))
+    lost, transpose_negative = negative_share(linear, m, positive, bias)
+    if transpose_negative is not None:
+        lost = transpose_negative(lost.mul_(beta))
+        return transpose(divide_(z, positive).mul_(m).mul_(alpha)).add_(lost)
+    share = divide_(z, positive).mul_(m).mul_(alpha).sub_(lost.mul_(beta))
+    return transpose(share).add_(linear.transpose_(lost))
+
+
+def positive_part(linear: LinearMap, bias: bool = True) -> Tensor:
+    """z+, with b+ or without, in memory of its own."""
+    biased = bias and linear.bias is not None
+    return linear.positive()[0] + (linear.bias_part("+") if biased else 0.0)
+
+
+def negative_share(
+    linear: LinearMap, m: Tensor, positive: Tensor, bias: bool = True
+) -> tuple[Tensor, Backward | None]:
+    """-z m / z-, 0 where z- is; and the transpose of the negative contributions, where z- had to be
+    summed by itself.
+
+    positive  z+
+    """
+    z = linear.z
     total = z if bias or linear.bias is None else z - linear.bias_part("+") - linear.bias_part("-")
     below = positive - total  # -z-
     # what rounding leaves of a sum without negative terms is not a denominator
     rounding = (4 if z.dtype.itemsize < 4 else 64) * torch.finfo(z.dtype).eps
     clear = torch.add(below, positive, alpha=-rounding).sign_().clamp_(min=0)
-    lost = _divide_(z, below.mul_(clear)).mul_(m)
-    if _cancelled(positive, lost, z, m, clear):
-        negative, transpose_negative = linear.negative()
-        negative = negative + (linear.bias_part("-") if biased else 0.0)
-        lost = transpose_negative(_divide_(z, negative).mul_(m).mul_(beta))
-        return transpose(_divide_(z, positive).mul_(m).mul_(alpha)).sub_(lost)
-    share = _divide_(z, positive).mul_(m).mul_(alpha).sub_(lost.mul_(beta))
-    return transpose(share).add_(linear.transpose_(lost))
+    lost = divide_(z, below.mul_(clear)).mul_(m)
+    if not _cancelled(positive, lost, z, m, clear):
+        return lost, None
+    negative, transpose = linear.negative()
+    negative = negative + (linear.bias_part("-") if bias and linear.bias is not None else 0.0)
+    return divide_(z, negative.neg_()).mul_(m), transpose
 
 
 def _cancelled(positive: Tensor, lost: Tensor, z: Tensor, m: Tensor, clear: Tensor) -> bool:
@@ -143,27 +168,42 @@ def gamma(linear: LinearMap, m: Tensor, gamma: float = 0.25) -> Tensor:
     With c_ij = a_i w_ij and c^s its part of the sign s of z_j (0: +), biases alike,
     R_i = sum_j (c_ij + gamma c^s_ij) / (z_j + gamma z^s_j) R_j.
     """
-    z, (response, transpose) = linear.z, linear.positive()
-    positive = response + linear.bias_part("+")
-    favored = torch.where(z < 0, z - positive, positive)
-    share = _divide_(z, favored.mul_(gamma).add_(z)).mul_(m)
+    z, (_, transpose) = linear.z, linear.positive()
+    share = favored_share(linear, m, gamma)
     below = torch.where(z < 0, share, 0).mul_(gamma)
     above = torch.where(z < 0, 0, share).mul_(gamma)
     return transpose(above.sub_(below)).add_(linear.transpose_(share.add_(below)))
 
 
+def favored_share(linear: LinearMap, m: Tensor, gamma: float) -> Tensor:
+    """z m / (z + gamma z^s)"""
+    z, positive = linear.z, positive_part(linear)
+    favored = torch.where(z < 0, z - positive, positive)
+    return divide_(z, favored.mul_(gamma).add_(z)).mul_(m)
+
+
 def flat(linear: LinearMap, m: Tensor) -> Tensor:
     """R_i = sum_j R_j / (number of inputs of j): every input alike (Lapuschkin 2017)."""
+    total, transpose = counted(linear)
+    return transpose(divide_(linear.z, total).mul_(m))
+
+
+def counted(linear: LinearMap) -> tuple[Tensor, Backward]:
+    """The number of inputs of each output, and the transpose of their sum."""
     ones = torch.ones_like(linear.weight)
-    total, transpose = linear_response(lambda a: linear.call(a, ones), torch.ones_like(linear.a))
-    return transpose(_divide_(linear.z, total).mul_(m))
+    return linear_response(lambda a: linear.call(a, ones), torch.ones_like(linear.a))
 
 
 def w_squared(linear: LinearMap, m: Tensor) -> Tensor:
     """R_i = sum_j w_ij^2 / sum_i' w_i'j^2 R_j: an unbounded input (Montavon 2017)."""
+    total, transpose = squared(linear)
+    return transpose(divide_(linear.z, total).mul_(m))
+
+
+def squared(linear: LinearMap) -> tuple[Tensor, Backward]:
+    """sum_i w_ij^2, and its transpose."""
     square = linear.weight.square()
-    total, transpose = linear_response(lambda a: linear.call(a, square), torch.ones_like(linear.a))
-    return transpose(_divide_(linear.z, total).mul_(m))
+    return linear_response(lambda a: linear.call(a, square), torch.ones_like(linear.a))
 
 
 def z_bounded(linear: LinearMap, m: Tensor, low: object, high: object) -> Tensor:
@@ -171,6 +211,12 @@ def z_bounded(linear: LinearMap, m: Tensor, low: object, high: object) -> Tensor
 
     Written as (a_i - low) w+_ij + (a_i - high) w-_ij: terms of one sign, which do not cancel.
     """
+    total, spread = bounded(linear, low, high)
+    return spread(divide_(linear.z, total).mul_(m))
+
+
+def bounded(linear: LinearMap, low: object, high: object) -> tuple[Tensor, Backward]:
+    """sum_i ((a_i - low) w+_ij + (a_i - high) w-_ij), and what spreads shares of it over i."""
     low = torch.as_tensor(low, dtype=linear.a.dtype, device=linear.a.device).expand_as(linear.a)
     high = torch.as_tensor(high, dtype=linear.a.dtype, device=linear.a.device).expand_as(linear.a)
     above, upward = linear_response(
@@ -179,5 +225,8 @@ def z_bounded(linear: LinearMap, m: Tensor, low: object, high: object) -> Tensor
     below, downward = linear_response(
         lambda a: linear.call(a, linear.weight_part("-")), linear.a - high
     )
-    share = _divide_(linear.z, above.add_(below)).mul_(m)
-    return (linear.a - low) * upward(share) + (linear.a - high) * downward(share)
+
+    def spread(share: Tensor) -> Tensor:
+        return (linear.a - low) * upward(share) + (linear.a - high) * downward(share)
+
+    return above.add_(below), spread
