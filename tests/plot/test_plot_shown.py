@@ -27,10 +27,15 @@ def study():
 
 X, IDS = torch.rand(2, 1, 4, 4), torch.tensor([[5, 1, 3], [2, 2, 0]])
 MAPS = salience.explain(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval(), X, "gradient", 1)
+FAITHFUL = salience.faithfulness(
+    nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval(), X, "gradient", 1,
+    salience.Removal(subsets=5), cascade=salience.Cascade(repeats=2), progress=False,
+)  # fmt: skip
 FIGURES = {
     "maps": lambda study: plot.maps(X, {"a": X}),
     "tokens": lambda study: plot.tokens(IDS, {"a": IDS / 5}),
     "similarity": plot.similarity,
+    "plane": lambda study: plot.plane(FAITHFUL),
     "cascade": plot.cascade,
     "attribution_by_value": lambda study: plot.attribution_by_value(
         salience.attribution_by_value({"a": X}, X, edges=[0.5])

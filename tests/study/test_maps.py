@@ -136,7 +136,7 @@ def test_a_sweep_is_a_dict_of_methods():
     tape = salience.record(net, x)
     for name, eps in (("fine", 1e-6), ("coarse", 0.1)):
         assert torch.equal(maps[name], tape.explain("lrp_epsilon", 1, eps=eps))
-        assert maps.parameters[name] == {"eps": eps}
+        assert maps.parameters[name] == {"eps": eps, "eps_relative": 0.0}
     assert not torch.equal(maps["fine"], maps["coarse"])
     with pytest.raises(SalienceError, match="methods of different names; got 'lrp_epsilon' twice"):
         salience.explain(net, x, list(sweep.values()), 1)
