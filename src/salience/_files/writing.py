@@ -14,9 +14,9 @@ from salience import _interrupts
 from salience._errors import expected
 from salience._files.locks import alone_in
 
-RESULT = (  # what check and explain write
-    "study.nc", "study.zarr", "similarity.png", "cascade.png", "maps.nc", "maps.zarr",
-    "overview.png", "overview_*.png",
+RESULT = (  # what check, sweep and explain write
+    "study.nc", "study.zarr", "similarity.png", "cascade.png",
+    "plane.png", "sweep.png", "maps.nc", "maps.zarr", "overview.png", "overview_*.png",
 )  # fmt: skip
 _PART = ".part"
 _PATIENCE = 50  # tenths of a second
