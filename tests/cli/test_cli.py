@@ -148,6 +148,16 @@ def test_uncovered_operations_are_named_and_strict_refuses(folder):
     assert "expected operations that guided_backprop has rules for; got gelu" in refused.stderr
 
 
+def test_a_ledger_is_printed_and_stored(folder):
+    args = ("nets.py:net", "x.npy", "--methods", "gradient,lrp_epsilon")
+    result, file = explained(*args, "--ledger")
+    told = file.ledger["lrp_epsilon"].sentence()
+    assert told.startswith("lrp_epsilon: ") and told in " ".join(result.stdout.split())
+    assert list(file.ledger) == ["lrp_epsilon"]
+    plain, file = explained(*args, "--overwrite")
+    assert not file.ledger and "reached the input" not in plain.stdout
+
+
 @pytest.mark.parametrize(("factory", "channels"), [("net", 3), ("grey", 1)])
 def test_images_with_markup_in_their_names(folder, factory, channels):
     pictures = folder / "[red]pictures"

@@ -90,6 +90,50 @@ def test_a_file_gives_back_what_was_saved(case: str, form: str, tmp_path: Path):
         assert {n: list(u) for n, u in read.uncovered.items()} == maps.uncovered
 
 
+LEDGERS = ["gradient", "lrp_epsilon", "lrp_alpha_beta", "integrated_gradients"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ledgers_beside_maps_in_batches_slices_and_files(case: str, tmp_path: Path):
+    net, x = CASES[case]()
+    maps = salience.explain(net, x, LEDGERS, 1, ledger=True, batch_size=1)
+    plain = salience.explain(net, x, LEDGERS, 1, batch_size=1)
+    tape = salience.record(net, x)
+    assert list(maps.ledger) == ["lrp_epsilon", "lrp_alpha_beta"] and not plain.ledger
+    maps.save(tmp_path / "maps.nc")
+    read = salience.open(tmp_path)
+    assert list(read.ledger) == list(maps.ledger)
+    tolerance = 0.1 if maps.value.dtype == torch.bfloat16 else 1e-4
+    for name, ledger in maps.ledger.items():
+        pairs = zip(tensors_in(maps[name]), tensors_in(plain[name]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        whole, stored = tape.ledger(name, target=1), read.ledger[name]
+        assert list(ledger) == list(whole) == list(stored)
+        assert stored.others.keys() == ledger.others.keys()
+        for ours, theirs in ((ledger, stored), (ledger.others, stored.others)):
+            assert all(torch.equal(held.to(theirs[k].dtype), theirs[k]) for k, held in ours.items())
+        for entry, held in whole.items():
+            torch.testing.assert_close(ledger[entry], held, rtol=tolerance, atol=tolerance)
+        assert torch.equal(maps[1:].ledger[name]["biases"], ledger["biases"][1:])
+        total = sum(ledger.values())
+        torch.testing.assert_close(total, ledger.target.to(total), rtol=tolerance, atol=tolerance)
+
+
+def test_the_table_of_maps_says_where_relevance_went():
+    maps = salience.explain(*single(), ["gradient", "lrp_epsilon"], 1, ledger=True)
+    *_, sentence = repr(maps).splitlines()
+    assert sentence == maps.ledger["lrp_epsilon"].sentence()
+    assert sentence.startswith("lrp_epsilon: ") and "reached the input" in sentence
+    assert f"<p>{sentence}</p>" in maps._repr_html_()
+
+
+def test_a_ledger_whose_entries_are_lost_is_no_ledger(tmp_path: Path):
+    dataset = salience.explain(*single(), "lrp_epsilon", 1, ledger=True).to_xarray()
+    dataset.isel(map_entry=slice(1, None)).to_netcdf(tmp_path / "maps.nc")
+    with pytest.raises(SalienceError, match="a ledger without all of its entries"):
+        salience.open(tmp_path)
+
+
 def test_what_is_there_is_kept_unless_told_otherwise(tmp_path: Path):
     maps = salience.explain(*single(), "gradient")
     for form in ("maps.nc", "maps.zarr"):

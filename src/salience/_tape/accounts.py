@@ -105,30 +105,37 @@ def accounted(
     value  (B,) of the target
     """
     assert recording.edges is not None, "a replayed recording"
-    begin = _sums(dot(recording.output.detach(), gradient))
+    begin, opaque = _sums(dot(recording.output.detach(), gradient)), recording.trace.opaque
+    kept = {"target": value - begin}  # by one that is not linear in the output
+    unseen = "unseen functions" if opaque else ""
     if _batch_first(recording, len(begin)):
         found: Totals = {}
         maps = back(gradient, partial(_by_row, found, len(begin)))
         found[INPUT] = sum(map(_sums, maps[1:]), _sums(maps[0]))
-        if recording.trace.opaque or _balanced(begin, found):
-            return maps, _closed(recording, value, begin, found)
-    maps, found = _weighed(gradient, back, len(begin))
+        if opaque or _balanced(begin, found, gradient.dtype):
+            return maps, found | kept | _rest(begin, found, unseen)
+    maps, found, mixed = _weighed(gradient, back, len(begin))
     found[INPUT] = sum(map(_sums, maps[1:]), _sums(maps[0]))
-    return maps, _closed(recording, value, begin, found)
+    return maps, found | kept | _rest(begin, found, unseen or ("other samples" if mixed else ""))
+
+
+def _rest(begin: Tensor, found: Totals, name: str) -> Totals:
+    """What cannot be looked at, by what it is; without a name nothing, so that a gap shows."""
+    return {name: begin - sum(found.values())} if name else {}
 
 
 def _by_row(found: Totals, count: int, name: str, loss: Tensor) -> None:
     found[name] = _sums(loss if count > 1 else loss.reshape(1, -1)) + found.get(name, 0)
 
 
-def _weighed(gradient: Tensor, back: Back, count: int) -> tuple[Maps, Totals]:
-    """Each entry of a loss to the sample whose weight it grows with."""
+def _weighed(gradient: Tensor, back: Back, count: int) -> tuple[Maps, Totals, bool]:
+    """Each entry of a loss to the sample whose weight it grows with; whether samples mix."""
     weights = 1 + torch.arange(count, device=gradient.device) / count
     first: list[tuple[str, Tensor]] = []
     second: list[Tensor] = []
     maps = back(gradient, lambda name, loss: first.append((name, loss)))
     heavier = gradient * columns(weights, gradient).to(gradient.dtype)
-    back(heavier, lambda _, loss: second.append(loss))
+    again = back(heavier, lambda _, loss: second.append(loss))
     found: Totals = {}
     for (name, loss), other in zip(first, second, strict=True):
         grown = ((other / loss - 1) * count).nan_to_num(0.0, 0.0, 0.0)
@@ -137,7 +144,14 @@ def _weighed(gradient: Tensor, back: Back, count: int) -> tuple[Maps, Totals]:
         own = loss.new_zeros(count, dtype=wide)
         own.index_add_(0, sample.flatten(), loss.flatten().to(wide))
         found[name] = own + found.get(name, 0)
-    return maps, found
+    pairs = zip(maps, again, strict=True)
+    return maps, found, any(_mixed(map, other, weights) for map, other in pairs)
+
+
+def _mixed(map: Tensor, other: Tensor, weights: Tensor) -> bool:
+    """Whether a sample's map grows with the weight of another, too."""
+    missing = (other - map * columns(weights, map)).abs().amax()
+    return bool(missing > torch.finfo(map.dtype).eps ** 0.5 * map.abs().amax())
 
 
 def _batch_first(recording: Recording, count: int) -> bool:
@@ -146,30 +160,12 @@ def _batch_first(recording: Recording, count: int) -> bool:
     return count == 1 or all(trace.shapes[i][:1] == (count,) for i in trace.dependent)
 
 
-def _balanced(begin: Tensor, found: Totals) -> bool:
+def _balanced(begin: Tensor, found: Totals, dtype: torch.dtype) -> bool:
     """Whether the losses of each sample are its own, as its sum tells."""
     held = torch.stack(list(found.values()))
     size = held.abs().sum(0) + begin.abs()
     missing = (held.sum(0) - begin).abs()
-    return bool((missing <= torch.finfo(begin.dtype).eps ** 0.5 * size).all())
-
-
-def _closed(recording: Recording, value: Tensor, begin: Tensor, found: Totals) -> Totals:
-    """With what functions that were not seen kept, a target that is not linear in the output, and
-    what samples handed to each other, where it adds up for all of them.
-
-    begin  (B,) sum of the output times the target's gradient
-    """
-    missing = begin - sum(found.values())
-    if recording.trace.opaque:
-        found["unseen functions"] = missing
-    elif not _balanced(begin, found) and _balanced(begin.sum()[None], _whole(found)):
-        found["other samples"] = missing
-    return found | {"target": value - begin}
-
-
-def _whole(found: Totals) -> Totals:
-    return {name: held.sum()[None] for name, held in found.items()}
+    return bool((missing <= torch.finfo(dtype).eps ** 0.5 * size).all())
 
 
 def _sums(values: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ class Tape:
     ) -> Ledger:
         """Where the relevance of a method went, of each sample: to the input, to biases, ...
 
-        method, target, start and parameters are those of `explain`. It costs one walk more than the
-        maps, or two where heads are folded into the batch or sequences come first.
+        method, target, start and parameters are those of `explain`. It takes one walk, or two and
+        what they note where sequences come first or heads are folded into the batch.
 
         Errors: SalienceError as for `explain`, and for a method whose maps are no relevance.
 

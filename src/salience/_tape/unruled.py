@@ -16,7 +16,7 @@ from salience._operations import kinds
 from salience._recording.linear_sites import AffineSite, LinearSite
 from salience._recording.nonlinear_sites import ElementSite
 from salience._recording.recording import Recording
-from salience._recording.trace import Operation, Ref, Trace, every, tree_map
+from salience._recording.trace import Operation, Ref, every, tree_map
 
 Values = dict[int, Tensor]
 
@@ -31,13 +31,15 @@ def losses(recording: Recording, ms: Mapping[int, Tensor | None]) -> Iterator[tu
         operation
         for operation in trace.operations
         if any(ms.get(value) is not None for value in operation.outputs)
-        and _may_keep(operation, graded, trace)
+        and _may_keep(operation, graded)
     ]
-    values = _values(recording, {i for op in reached for i in _read(op, graded, trace)})
+    values = _values(recording, {i for op in reached for i in _read(op, graded)})
     for operation in reached:
         found = {value: m for value in operation.outputs if (m := ms.get(value)) is not None}
         if _adds(operation):
-            made = _run(operation, lambda i: _zeros(trace, i, graded, values, recording.output))
+            like = next(iter(found.values()))
+            zeros = {i: like.new_zeros(trace.shapes[i]) for i in graded & set(operation.inputs())}
+            made = _run(operation, (values | zeros).__getitem__)
             yield from ((BIASES, dot(made[value], m)) for value, m in found.items())
         else:
             yield from _difference(operation, found, values, graded)
@@ -62,12 +64,10 @@ def _graded(recording: Recording) -> set[int]:
     return made | set(recording.edges) | {leaf.value for leaf in recording.leaves}
 
 
-def _may_keep(operation: Operation, graded: Collection[int], trace: Trace) -> bool:
+def _may_keep(operation: Operation, graded: Collection[int]) -> bool:
     """Whether an operation may not be homogeneous in what relevance flows to."""
     known = kinds.of(operation.name)
-    if operation.kind != "structural":
-        return True
-    if known.fills:
+    if operation.kind != "structural" or known.fills:
         return True
     constant = _has_constants(operation, graded)
     if known.shifts:
@@ -88,15 +88,9 @@ def _adds(operation: Operation) -> bool:
     return operation.kind == "structural" and operation.name != "as_strided_scatter"
 
 
-def _read(operation: Operation, graded: Collection[int], trace: Trace) -> set[int]:
+def _read(operation: Operation, graded: Collection[int]) -> set[int]:
     """The values that have to be known."""
     return {i for i in operation.inputs() if not (_adds(operation) and i in graded)}
-
-
-def _zeros(
-    trace: Trace, index: int, graded: Collection[int], values: Values, like: Tensor
-) -> Tensor:
-    return like.new_zeros(trace.shapes[index]) if index in graded else values[index]
 
 
 def _run(operation: Operation, resolve: Callable[[int], Tensor]) -> Values:
@@ -111,7 +105,6 @@ def _values(recording: Recording, wanted: Collection[int]) -> Values:
     """Values of the pass, made again from the nearest ones that its sites kept."""
     trace = recording.trace
     given = {leaf.value: leaf.tensor.detach() for leaf in recording.leaves} | trace.constants
-    given = {i: given[i] for i in given}
     queue, needed = list(wanted), set()
     while queue:
         value = queue.pop()
