@@ -25,12 +25,17 @@ class SalienceWarning(UserWarning):
 
 
 class NotApplicable(SalienceError):
-    """A method that cannot explain this network at all."""
+    """A method that cannot explain this network, or a test that these inputs do not allow."""
 
 
 def expected(what: str, got: str, cure: str) -> SalienceError:
     """The one form of every message of this package."""
     return SalienceError(printable(f"expected {what}; got {got}. {cure}"))
+
+
+def not_applicable(what: str, got: str, cure: str) -> NotApplicable:
+    """`expected`, of what no other argument would change."""
+    return NotApplicable(str(expected(what, got, cure)))
 
 
 def warn(message: str) -> None:

@@ -219,6 +219,7 @@ def test_check_of_ids_keeps_relevance_per_token(folder):
 def test_check_of_several_inputs_has_scores_and_no_maps(folder):
     result, data = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon")
     assert "Maps of several inputs are scored as one, and not kept" in result.stdout
+    assert "Faithfulness was not measured: expected one explained input" in result.stdout
     assert "maps" not in data and pictures(folder) == ["similarity.png"]
     assert data.attrs["data_shape"].startswith("{'ids': (3, 6)")
     assert list(data.stage.values)[-1] == "text.words.weight"
@@ -228,6 +229,19 @@ def test_check_of_several_inputs_has_scores_and_no_maps(folder):
     silent, _ = checked("nets.py:Both", "both.npz", "--methods", "lrp_epsilon", "--show", 0,
                         "--overwrite")  # fmt: skip
     assert "not kept" not in silent.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(("--cell", "99"), "at most 40"), (("--replacement", "blurr"), "Did you mean 'blur'"),
+     (("--only", "faithfulnes"), "faithfulness"), (("--cell", "a"), "whole numbers for --cell"),
+     (("--subsets", "1"), "subsets"), (("--window", "1", "--cell", "2"), "window at least")],
+)  # fmt: skip
+def test_a_mistake_about_what_is_removed_is_an_error(folder, options, told):
+    arguments = ("nets.py:signal", "signal.npy", "-o", "out", "--methods", "gradient", *options)
+    done = run("check", *arguments)
+    assert done.exit_code == 2 and told in " ".join(done.output.split())
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["signal", "volume"])

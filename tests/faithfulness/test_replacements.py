@@ -27,14 +27,15 @@ def masks(space: tuple[int, ...]) -> Tensor:
 
 
 def replaced(name: object, grid: Grid, x: Tensor, where: Tensor, seed: int = 0) -> Tensor:
-    return replacement_of(name, x, grid, x, seed)(x, where)  # type: ignore[arg-type]
+    mean = x.mean(0, keepdim=True)
+    return replacement_of(name, x, grid, mean, seed)(x, where)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("name", [*REPLACEMENTS, 0.5])
 def test_what_is_not_removed_stays(name: object, space: tuple[int, ...]):
     x, where = values(space), masks(space)
-    found = replaced(name, grid_of(space, 2, None), x, where)
+    found = replaced(name, grid_of(space, 2, 2, neighbors=True), x, where)
     assert found.shape == (3, *x.shape)
     kept = ~where[:, None, None].expand(found.shape)
     assert torch.equal(found[kept], x.expand(found.shape)[kept])
@@ -49,7 +50,7 @@ def weights(offset: int, width: int) -> float:
 def test_blur_is_a_gaussian_mean_of_what_lies_within(space: tuple[int, ...]):
     x, width = values(space, 1, 1), 2
     every = torch.ones(1, *space, dtype=torch.bool)
-    found = replaced("blur", grid_of(space, width, None), x, every)[0, 0, 0]
+    found = replaced("blur", grid_of(space, width, width, neighbors=True), x, every)[0, 0, 0]
     for at in product(*map(range, space)):
         total = there = 0.0
         for other in product(*map(range, space)):
@@ -64,7 +65,7 @@ def test_blur_is_a_gaussian_mean_of_what_lies_within(space: tuple[int, ...]):
 def test_local_mean_is_the_mean_of_a_box(space: tuple[int, ...]):
     x = values(space, 1, 1)
     every = torch.ones(1, *space, dtype=torch.bool)
-    found = replaced("local_mean", grid_of(space, 2, None), x, every)[0, 0, 0]
+    found = replaced("local_mean", grid_of(space, 2, 2, neighbors=True), x, every)[0, 0, 0]
     for at in product(*map(range, space)):
         box = [
             float(x[(0, 0, *other)])
@@ -78,7 +79,7 @@ def test_local_mean_is_the_mean_of_a_box(space: tuple[int, ...]):
 def test_imputation_solves_for_the_mean_of_neighbors(space: tuple[int, ...]):
     """Against a dense system, one row per removed position."""
     x, where = values(space), masks(space)
-    found = replaced("imputation", grid_of(space, 2, None), x, where)
+    found = replaced("imputation", grid_of(space, 2, 2, neighbors=True), x, where)
     for k, b, c in product(range(3), range(2), range(2)):
         unknown = [at for at in product(*map(range, space)) if where[(k, *at)]]
         rows, right = np.zeros((len(unknown),) * 2), np.zeros(len(unknown))
@@ -102,11 +103,11 @@ def test_imputation_solves_for_the_mean_of_neighbors(space: tuple[int, ...]):
 
 def test_imputation_draws_of_its_seed_alone():
     space = SPACES["image"]
-    x, where, grid = values(space), masks(space), grid_of(space, 2, None)
+    x, where, grid = values(space), masks(space), grid_of(space, 2, 2, neighbors=True)
     first = replaced("imputation", grid, x, where)
     assert torch.equal(first, replaced("imputation", grid, x, where))
     assert not torch.equal(first, replaced("imputation", grid, x, where, seed=1))
-    alone = replacement_of("imputation", x[:1], grid, x, 0)(x[:1], where)
+    alone = replacement_of("imputation", x[:1], grid, None, 0)(x[:1], where)
     torch.testing.assert_close(alone, first[:, :1])  # whatever else is in the batch
 
 
@@ -123,8 +124,13 @@ def test_the_default_is_the_mean_of_many_and_the_blur_of_few(
 
 @pytest.mark.parametrize(
     ("given", "samples", "neighbors", "told"),
-    [("mean", 1, True, "two samples"), ("blur", 9, False, "no neighbours"), ("x", 9, True, "mean")],
+    [
+        ("mean", 1, True, "two samples"),
+        (None, 1, False, "two samples"),
+        ("blur", 9, False, "no neighbours"),
+        ("x", 9, True, "mean"),
+    ],
 )
-def test_what_this_input_does_not_have(given: str, samples: int, neighbors: bool, told: str):
+def test_what_this_input_does_not_have(given: str | None, samples: int, neighbors: bool, told: str):
     with pytest.raises(SalienceError, match=told):
         check_replacement(given, samples, neighbors)

@@ -93,6 +93,10 @@ def expectation(what, one, here, mean, target, cell, window) -> float:
     absolute = what.sign == "absolute"
     space = here.shape[1:]
     cells = list(oracle.cells(space, cell))
+    if what.of == "places":
+        masks = list(oracle.cells(space, cell, window))
+        effects = np.abs(oracle.drops(target, here, masks, mean))
+        return oracle.at_places(what.how, one, effects, masks)
     if what.of == "deletion":
         masks = list(oracle.cells(space, cell, window))
     elif what.of == "subsets":
@@ -129,7 +133,7 @@ def test_random_sets_are_of_one_size_and_of_the_seed_alone():
 def test_a_grid_sums_what_its_masks_show(space: list[int], cell: int, more: int):
     cells = [min(cell, size) for size in space]
     windows = [min(c + more, size) for c, size in zip(cells, space, strict=True)]
-    grid = grid_of(space, cells, windows)
+    grid = grid_of(space, cells, windows, neighbors=True)
     values = torch.randn(2, *space, dtype=torch.float64)
     masks = grid.windows(slice(None), torch.device("cpu"))
     by_hand = torch.stack([(values * mask).flatten(1).sum(1) for mask in masks], 1)
@@ -139,6 +143,15 @@ def test_a_grid_sums_what_its_masks_show(space: list[int], cell: int, more: int)
     torch.testing.assert_close(grid.in_cells(values), by_hand)
     assert torch.equal(each.sum(0), torch.ones(space, dtype=torch.long))  # a partition
     assert bool((masks.flatten(1) >= each.flatten(1)).all())  # a window holds its cell
+    effects = torch.rand(2, grid.count, dtype=torch.float64)
+    total = (effects @ masks.double().flatten(1)).view(2, *space)
+    torch.testing.assert_close(grid.over_positions(effects), total / masks.sum(0))
+
+
+def test_a_window_that_nobody_gave_is_three_cells_wide_where_there_are_neighbors():
+    assert grid_of((32, 32), None, None, neighbors=True).window == (6, 6)
+    assert grid_of((4, 32), 2, None, neighbors=True).window == (4, 6)
+    assert grid_of((16,), None, None, neighbors=False).window == (1,)
 
 
 def test_occlusion_tells_its_own_effects():
@@ -301,3 +314,69 @@ def test_the_map_for_another_target_is_compared():
     got = found.other_target.sel(candidate="lrp_epsilon").values
     assert got == pytest.approx(expected.numpy(), abs=1e-12)
     assert np.isnan(found.other_target.sel(candidate="input").values).all()
+
+
+def test_effects_on_probabilities_leave_maps_as_they_are():
+    """Trained and untrained maps are of the same outputs, whatever the effects are measured on."""
+    net, x = image_net(), data((2, 6, 7))
+    cascade = Cascade(repeats=1, seed=4)
+    removal = Removal(cell=2, subsets=9, probability=True)
+    ours = scored(net, x, "lrp_epsilon", 1, removal, cascade=cascade)
+    test = salience.randomization_test(
+        net, x, "lrp_epsilon", 1, cascade, keep_maps=3, controls=False, progress=False
+    )
+    kept = test.data.maps.sel(map_method="lrp_epsilon")
+    given_ = {n: torch.from_numpy(kept.isel(map_stage=k).values) for n, k in (("a", 0), ("b", -1))}
+    theirs = scored(net, x, given_, 1, removal)
+    score = "deletion_signed_pearson"
+    trained = ours[f"faithful_{score}"].sel(candidate="lrp_epsilon").values
+    random = ours[f"untrained_{score}"].sel(candidate="lrp_epsilon").isel(network=0).values
+    assert trained == pytest.approx(theirs[f"faithful_{score}"].sel(candidate="a"), abs=1e-5)
+    assert random == pytest.approx(theirs[f"faithful_{score}"].sel(candidate="b"), abs=1e-5)
+    plain = net(x).softmax(1)[:, 1].detach()
+    assert ours.target_value.values == pytest.approx(plain.numpy())
+
+
+@pytest.mark.parametrize("replacement", [None, 0])
+def test_tokens_that_two_tables_embed(replacement: float | None):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Embedding(9, 4), nn.Embedding(9, 4)
+            self.head = nn.Linear(20, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head((self.one(ids) + self.two(ids)).flatten(1))
+
+    net, ids = (
+        Twice().eval(),
+        torch.randint(1, 9, (4, 5), generator=torch.Generator().manual_seed(1)),
+    )
+    removal = Removal(replacement=replacement, subsets=5)
+    found = scored(net, ids, "input_x_gradient", 1, removal)
+    if replacement is not None:  # what id 0 in the place of a token does, by hand
+        with torch.no_grad():
+            for k in range(5):
+                other = ids.clone()
+                other[:, k] = 0
+                drop = net(ids)[:, 1] - net(other)[:, 1]
+                got = found.deletion_effect.values[:, k]
+                assert got == pytest.approx(drop.numpy(), abs=1e-6)
+    else:  # the mean embedding of all tokens, of each table
+        drop = found.deletion_effect.values
+        tables = [net.one, net.two]
+        means = [table(ids).mean((0, 1)) for table in tables]
+        with torch.no_grad():
+            for k in range(5):
+                parts = [table(ids) for table in tables]
+                for part, mean in zip(parts, means, strict=True):
+                    part[:, k] = mean
+                after = net.head(sum(parts).flatten(1))[:, 1]
+                expected = (net(ids)[:, 1] - after).numpy()
+                assert drop[:, k] == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_row_of_a_table_has_no_mean_to_be_replaced_by():
+    with pytest.raises(SalienceError, match="two samples or more"):
+        scored(table_net(), data((7,), 1), "gradient", 0)

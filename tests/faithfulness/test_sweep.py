@@ -23,7 +23,7 @@ def data() -> torch.Tensor:
 
 
 def swept(grid: dict[str, Any], method: Any = "lrp_epsilon") -> Sweep:
-    removal = Removal(cell=2, subsets=20)
+    removal = Removal(cell=2, window=2, subsets=20)
     return salience.sweep(net(), data(), method, grid, 1, removal, progress=False)
 
 
@@ -42,7 +42,7 @@ def test_points_have_their_own_numbers():
     assert point.similarity == pytest.approx(spearman.numpy())
     assert point.error == pytest.approx(maps.error["lrp_epsilon"].numpy())
     alone = salience.faithfulness(
-        model, x, method, 1, Removal(cell=2, subsets=20), cascade=None, progress=False
+        model, x, method, 1, Removal(cell=2, window=2, subsets=20), cascade=None, progress=False
     )
     score = alone.data[f"faithful_{found.score}"].sel(candidate="lrp_epsilon")
     assert point.score == pytest.approx(score.values)

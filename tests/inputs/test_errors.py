@@ -231,7 +231,8 @@ PARAMETERS: dict[str, tuple[Any, dict[str, Any], tuple[str, str, str]]] = {
     "hyphens": ("lrp-epsilon", {}, ("", "'lrp-epsilon'", "mean 'lrp_epsilon'?")),
     "far from all": ("qqq", {}, ("", "'qqq'", "Choose one of: ")),
     "no name": (3, {}, ("name of a method", "3", "Choose one of")),
-    "unknown parameter": ("lrp_epsilon", {"epsilon": 1}, ("(eps)", "'epsilon'", "mean 'eps'?")),
+    "unknown parameter": (
+        "lrp_epsilon", {"epsilon": 1}, ("(eps, eps_relative)", "'epsilon'", "mean 'eps'?")),
     "of another method": ("gradient", {"eps": 1}, ("parameter of gradient", "'eps'", "")),
     "negative eps": ("lrp_epsilon", {"eps": -1.0}, ("eps >= 0", "-1.0", "0.001")),
     "NaN eps": ("lrp_epsilon", {"eps": float("nan")}, ("eps >= 0", "nan", "0.001")),

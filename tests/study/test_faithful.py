@@ -43,7 +43,6 @@ def toy(
         "candidate_role": [ROLES.get(name, "method") for name in names],
         "candidate_uncovered": [""] * len(names),
         "candidate_constant": [0] * len(names),
-        "several_passes": [0 if name in trained else -1 for name in names],
     }
     for key, values in coordinates.items():
         told[key] = [values.get(n, old) for n, old in zip(names, told[key], strict=True)]
@@ -85,10 +84,16 @@ def test_the_best_is_recommended_and_others_by_the_gate_that_stops_them():
     assert "blind" in repr(found) and "learned" in found._repr_html_()
 
 
-def test_what_cannot_be_told_apart_is_recommended_together_cheapest_first():
-    level = {"slow": 0.8, "quick": 0.8}
-    study = toy(level, dict.fromkeys(level, 0.1), several_passes={"slow": 1})
-    assert study.recommend().methods == ("quick", "slow")
+def test_what_cannot_be_told_apart_is_recommended_together_best_first():
+    level = {"one": 0.8, "two": 0.802, "three": 0.6}
+    found = toy(level, dict.fromkeys(level, 0.1)).recommend()
+    assert found.methods == ("two", "one")
+    assert "best: the score cannot be told" in repr(found)  # what the gate asks that stopped three
+
+
+def test_a_gain_that_is_not_known_is_said():
+    found = toy({"mine": 0.8}, {}).recommend()
+    assert found.methods == ("mine",) and "not known" in found.passed["mine"].why
 
 
 def test_none_where_no_method_beats_the_controls():

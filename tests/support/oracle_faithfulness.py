@@ -63,3 +63,18 @@ def area(target: Target, x: Array, order: Sequence[Array], replacement: Array, s
             gone |= mask
         points.append(target(without(x, gone, replacement)))
     return sum((a + b) / 2 / steps for a, b in pairwise(points))
+
+
+def at_places(how: str, one: Array, effects: Array, masks: Sequence[Array]) -> float:
+    """AUC over pairs, or mass, of |map| (C, *space) where the mean effect is over half its
+    highest."""
+    sizes, heights = {}, {}
+    for at in np.ndindex(*masks[0].shape):
+        over = [effect for effect, mask in zip(effects, masks, strict=True) if mask[at]]
+        heights[at] = sum(over) / len(over)
+        sizes[at] = sum(abs(float(one[(c, *at)])) for c in range(len(one)))
+    there = [at for at, height in heights.items() if height > max(heights.values()) / 2]
+    if how == "mass":
+        return sum(sizes[at] for at in there) / sum(sizes.values())
+    pairs = [(sizes[a], sizes[b]) for a in there for b in heights if b not in there]
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)

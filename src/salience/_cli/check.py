@@ -13,7 +13,7 @@ from salience._cli import parse, results
 from salience._cli.costs import costs_of
 from salience._cli.explain import device_of, inputs_told
 from salience._cli.terminal import circumstances, console, show_files
-from salience._errors import SalienceError, unknown
+from salience._errors import NotApplicable, unknown
 from salience._faithfulness.run import measured
 from salience._files.writing import result_folder
 from salience._inputs import trees
@@ -50,11 +50,10 @@ def check(given: opt.Options) -> None:
             parse.parse_scores(given["scores"], given["score"], x)  # before the long work
         begin = time.perf_counter()
         with inputs_told(network, x, options):
-            parts = [part for part in (
-                _randomized(given, network, x, chosen, options),
-                _faithful(given, network, x, chosen, {**options, "removal": removal}),
-            ) if part is not None]  # fmt: skip
-        study = parts[0] if len(parts) == 1 else parts[0].with_faithfulness(parts[1])
+            # first, since its options are known to fit only once it has seen the inputs
+            faithful = _faithful(given, network, x, chosen, {**options, "removal": removal})
+            tested = _randomized(given, network, x, chosen, options)
+        study = _joined(tested, faithful)
         made = circumstances("check", given, time.perf_counter() - begin)
         study = study.annotated({"score": given["score"], **made}, names)
         known = [method for method in chosen if method.name in study.methods]
@@ -62,6 +61,14 @@ def check(given: opt.Options) -> None:
         results.show_study(console(), study, costs)
         lines = results.save_study(folder, study, given["form"])
     show_files(out, lines)
+
+
+def _joined(tested: Study | None, faithful: Study | None) -> Study:
+    if tested is None or faithful is None:
+        one = tested or faithful
+        assert one is not None
+        return one
+    return tested.with_faithfulness(faithful)
 
 
 def _validate(given: opt.Options) -> None:
@@ -97,7 +104,7 @@ def _faithful(
     target, removal = options.pop("target"), options.pop("removal")
     try:
         return measured(network, x, methods, target, removal, **options)
-    except SalienceError as error:
+    except NotApplicable as error:
         if given["only"] == "faithfulness":
             raise
         console().print(Text(f"Faithfulness was not measured: {error}"))  # the rest is not lost

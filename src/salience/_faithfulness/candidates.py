@@ -11,25 +11,28 @@ from torch import Tensor
 
 from salience._errors import expected
 from salience._faithfulness.grid import Grid
-from salience._faithfulness.scores import SIGNS
+from salience._faithfulness.scores import SIGNS, at_places
 from salience._faithfulness.subject import channels_second
 from salience._inputs.trees import Leaf, tensor_of
 from salience._randomization import controls
 
-Sums = dict[tuple[str, str], Tensor]  # (what is summed over, sign) -> (B, K) float64
-WINDOWS, CELLS = "windows", "cells"
+# what scores keep of a map: (what is summed over, sign) -> (B, K) float64, or (PLACES, how) -> (B,)
+Sums = dict[tuple[str, str], Tensor]
+WINDOWS, CELLS, PLACES = "windows", "cells", "places"
 
 
 @dataclass(frozen=True)
 class Surface:
     """Where maps are summed.
 
-    grid    cells of the positions
-    leaves  of a pass, which say where the channels of a map are
+    grid     cells of the positions
+    leaves   of a pass, which say where the channels of a map are
+    heights  (B, *space) the mean |effect| of the windows over each position, where it is known
     """
 
     grid: Grid
     leaves: Sequence[Leaf]
+    heights: Tensor | None
 
     def sums(self, maps: Sequence[Tensor]) -> Sums:
         """The sums of one map per leaf; of tokens, the relevance of each is one number."""
@@ -61,8 +64,10 @@ class Surface:
 
     def effects(self, effects: Tensor) -> Sums:
         """What occlusion tells: the effects (B, cells) themselves."""
+        assert self.heights is not None
         pair = {"signed": effects, "absolute": effects.abs()}
-        return {(over, sign): pair[sign] for over in (WINDOWS, CELLS) for sign in SIGNS}
+        found = {(over, sign): pair[sign] for over in (WINDOWS, CELLS) for sign in SIGNS}
+        return found | self._at_places(self.heights)
 
     def controls(self, seed: int, first: int) -> dict[str, Sums]:
         """Maps that know nothing of the network; first: the number of the first sample."""
@@ -76,7 +81,14 @@ class Surface:
     def _of(self, signed: Tensor, absolute: Tensor) -> Sums:
         over = {WINDOWS: self.grid.in_windows, CELLS: self.grid.in_cells}
         pair = {"signed": signed, "absolute": absolute}
-        return {(name, sign): add(pair[sign]) for name, add in over.items() for sign in SIGNS}
+        found = {(name, sign): add(pair[sign]) for name, add in over.items() for sign in SIGNS}
+        return found | self._at_places(absolute)
+
+    def _at_places(self, absolute: Tensor) -> Sums:
+        if self.heights is None:
+            return {}
+        found = at_places(absolute.flatten(1), self.heights.flatten(1))
+        return {(PLACES, how): values for how, values in found.items()}
 
 
 def given_maps(given: object, samples: int) -> dict[str, Tensor]:

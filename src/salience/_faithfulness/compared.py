@@ -12,7 +12,7 @@ from torch import Tensor
 
 from salience._faithfulness.candidates import Sums, Surface
 from salience._faithfulness.effects import Passes
-from salience._faithfulness.judged import effects_of, stacked
+from salience._faithfulness.judged import effects_of, judged
 from salience._faithfulness.plan import Plan
 from salience._faithfulness.replacements import replacement_of
 from salience._faithfulness.subject import at_leaves, subject_of
@@ -24,7 +24,7 @@ from salience._randomization.cascade import randomized_tapes
 from salience._recording.run import checked_pass
 from salience._scores.similarity import similarities
 from salience._tape.tape import Tape
-from salience._tape.together import as_one, some
+from salience._tape.together import as_one, some, spread
 
 Numbers = NDArray[np.float64]
 
@@ -73,42 +73,44 @@ def compared(
     tape = Tape(checked_pass(question.model, here, question.output, keep=True))
     wanted = rows_of(question.target, rows, trees.samples_of(x), tape.output)
     scalar, other = resolve(wanted, tape.output), _another(wanted, tape.output)
-    surface = Surface(plan.grid, tape.leaves)
-    maps, errors, others = _maps(plan, tape, scalar, other)
-    told = {name: surface.sums(own) for name, own in maps.items()}
-    told |= {
-        n: surface.sums_of_given(m[rows].to(tape.output.device)) for n, m in question.given.items()
-    }
-    told |= surface.controls(question.removal.seed, rows.start)
-    ones = {name: as_one(tape.x, own) for name, own in maps.items()}
-    first = before.first if before else {name: m[:1].clone() for name, m in ones.items()}
     passes = _passes(plan, tape, scalar, size, done)
-    untrained, dependence = _untrained(plan, tape, passes, surface)
-    count = trees.samples_of(here)
     scores, names = question.scores, list(plan.roles)
     effects = effects_of(passes, plan.sets, {score.of for score in scores.values()})
+    sizes = None if effects.windows is None else effects.windows.abs()
+    heights = None if sizes is None else plan.grid.over_positions(sizes)
+    surface = Surface(plan.grid, tape.leaves, heights)
+    maps, errors, others = _maps(plan, tape, scalar, other)
+    told = {name: surface.sums(own) for name, own in maps.items()}
+    given = {n: m[rows].to(tape.output.device) for n, m in question.given.items()}
+    told |= {name: surface.sums_of_given(own) for name, own in given.items()}
+    told |= surface.controls(question.removal.seed, rows.start)
     if effects.windows is not None:
         told[OCCLUSION] = surface.effects(effects.windows)
+    ones = {name: as_one(tape.x, own) for name, own in maps.items()}
+    first = before.first if before else {name: m[:1].clone() for name, m in ones.items()}
+    untrained, dependence = _untrained(plan, tape, scalar, passes, surface)
+    count = trees.samples_of(here)
     steps, networks = question.removal.steps, range(plan.networks)
-    trained = stacked(scores, [told[name] for name in names], effects, passes, steps)
+    trained = judged(scores, [told[name] for name in names], effects, passes, steps)
     random = [untrained[name][r] if name in untrained else None for name in names for r in networks]
-    floor = stacked(scores, random, effects, passes, steps) if random else None
+    known = any(sums is not None for sums in random)
+    floor = judged(scores, random, effects, passes, steps) if known else None
     drops = {"deletion_effect": effects.windows, "subset_effect": effects.drops}
     return Batch(
-        scores=dict(zip(scores, numbers(trained), strict=True)),
-        untrained={} if floor is None else _by_network(scores, numbers(floor), plan.networks),
-        effects={name: numbers(found) for name, found in drops.items() if found is not None},
-        value=numbers(effects.value),
-        emptied=numbers(effects.emptied),
-        dependence=numbers(dependence),
+        scores=dict(zip(scores, on_host(trained), strict=True)),
+        untrained={} if floor is None else _by_network(scores, on_host(floor), plan.networks),
+        effects={name: on_host(found) for name, found in drops.items() if found is not None},
+        value=on_host(effects.value),
+        emptied=on_host(effects.emptied),
+        dependence=on_host(dependence),
         errors={name: _errors(plan, name, errors, count) for name in ERRORS},
         other=_rows(names, others, count),
         first=first,
-        spread={name: _spread(m, first[name]) for name, m in ones.items()},
+        spread={name: spread(m, first[name]) for name, m in ones.items()},
     )
 
 
-def numbers(values: Tensor) -> Numbers:
+def on_host(values: Tensor) -> Numbers:
     """On the host, once for all."""
     return values.double().cpu().numpy()
 
@@ -138,13 +140,13 @@ def _maps(
 
 
 def _untrained(
-    plan: Plan, tape: Tape, passes: Passes, surface: Surface
+    plan: Plan, tape: Tape, scalar: Scalar, passes: Passes, surface: Surface
 ) -> tuple[dict[str, list[Sums]], Tensor]:
     """The sums of each method's maps on networks whose weights are all random; and (network, B)
     what replacing everything does to the target there."""
     found: dict[str, list[Sums]] = {method.name: [] for method in plan.methods}
     dependence: list[Tensor] = []
-    cascade, model, scalar = plan.question.cascade, plan.question.model, passes.scalar
+    cascade, model = plan.question.cascade, plan.question.model
     for repeat in range(plan.networks):
         assert cascade is not None
         for _, random in randomized_tapes(model, tape, cascade, repeat, [plan.stages - 1]):
@@ -152,9 +154,7 @@ def _untrained(
                 made = random.explain_leaves(method, scalar, seed=plan.question.removal.seed)
                 found[method.name].append(surface.sums(made.maps))
             dependence.append(_dependence(plan, random, passes))
-    return found, torch.stack(dependence) if dependence else passes.subject.values[0].new_empty(
-        0, 0
-    )
+    return found, torch.stack(dependence) if dependence else torch.empty(0, len(tape.output))
 
 
 def _dependence(plan: Plan, random: Tape, passes: Passes) -> Tensor:
@@ -189,10 +189,9 @@ def _passes(
     plan: Plan, tape: Tape, scalar: Scalar, size: int, done: Callable[[int], object]
 ) -> Passes:
     question = plan.question
-    subject = subject_of(question.model, tape, question.output, plan.ids)
+    subject, seed = subject_of(tape, plan.plain, plan.ids), question.removal.seed
     pairs = zip(subject.values, plan.means, strict=True)
-    seed = question.removal.seed
-    replace = [replacement_of(plan.replacement, v, plan.grid, all_, seed) for v, all_ in pairs]
+    replace = [replacement_of(plan.replacement, v, plan.grid, mean, seed) for v, mean in pairs]
     if question.removal.probability:
         logits = scalar
         scalar = lambda out: logits(out.softmax(1))  # noqa: E731
@@ -208,10 +207,5 @@ def _rows(names: list[str], values: Mapping[str, Tensor], count: int) -> Numbers
     found = np.full((len(names), count), np.nan)
     for row, name in enumerate(names):
         if name in values:
-            found[row] = numbers(values[name])
+            found[row] = on_host(values[name])
     return found
-
-
-def _spread(maps: Tensor, first: Tensor) -> float:
-    scale = first.abs().max().clamp(min=torch.finfo(maps.dtype).tiny)
-    return float((maps - first).abs().max() / scale)

@@ -14,11 +14,12 @@ from salience._faithfulness.plan import Plan
 from salience._inputs.targets import told
 from salience._names import ERRORS
 from salience._study.provenance import provenance
+from salience._study.schema import texts
+from salience._tape.together import SAME
 
 if TYPE_CHECKING:
     import xarray
 
-_SAME = 1e-6  # relative difference below which maps are constant over inputs
 CANDIDATE, NETWORK, SAMPLE = "candidate", "network", "sample"
 
 Variable = tuple[tuple[str, ...], NDArray[np.generic]]
@@ -35,7 +36,7 @@ def dataset_of(plan: Plan, x: object, batches: Sequence[Batch]) -> xarray.Datase
     for name in plan.question.scores:
         found = joined([batch.scores[name] for batch in batches])
         data[f"faithful_{name}"] = ((CANDIDATE, SAMPLE), found)
-        if plan.networks:
+        if name in batches[0].untrained:
             floor = joined([batch.untrained[name] for batch in batches])
             data[f"untrained_{name}"] = ((CANDIDATE, NETWORK, SAMPLE), floor)
     for name, axis in {"deletion_effect": "cell", "subset_effect": "subset"}.items():
@@ -57,15 +58,13 @@ def dataset_of(plan: Plan, x: object, batches: Sequence[Batch]) -> xarray.Datase
 def _coordinates(plan: Plan, batches: Sequence[Batch]) -> dict[str, Variable | NDArray[np.generic]]:
     names, samples = list(plan.roles), sum(len(batch.value) for batch in batches)
     spread = {m.name: max(0.0, *(b.spread[m.name] for b in batches)) for m in plan.methods}
-    constant = [int(samples > 1 and spread.get(name, 1.0) < _SAME) for name in names]
-    passes = [{m.name: int(not m.single_pass) for m in plan.methods}.get(n, -1) for n in names]
+    constant = [int(samples > 1 and spread.get(name, 1.0) < SAME) for name in names]
     return {
-        CANDIDATE: _texts(names),
+        CANDIDATE: texts(names),
         SAMPLE: np.arange(samples),
-        "candidate_role": ((CANDIDATE,), _texts(list(plan.roles.values()))),
-        "candidate_uncovered": ((CANDIDATE,), _texts([plan.uncovered.get(n, "") for n in names])),
+        "candidate_role": ((CANDIDATE,), texts(list(plan.roles.values()))),
+        "candidate_uncovered": ((CANDIDATE,), texts([plan.uncovered.get(n, "") for n in names])),
         "candidate_constant": ((CANDIDATE,), np.array(constant)),
-        "several_passes": ((CANDIDATE,), np.array(passes)),
     }
 
 
@@ -91,7 +90,3 @@ def _attributes(plan: Plan, x: object) -> dict[str, object]:
         **provenance(question.model, x),
     }
     return found | (asdict(question.cascade) if question.cascade else {})
-
-
-def _texts(names: Sequence[str]) -> NDArray[np.object_]:
-    return np.array(names, dtype=object)  # zarr 3 has no strings of fixed length

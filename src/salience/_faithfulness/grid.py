@@ -15,6 +15,7 @@ from salience._errors import expected
 from salience._inputs.validation import whole_number
 
 MOST = 256  # cells of a grid whose size nobody gave
+WIDE = 3  # cells along a window that nobody gave
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Grid:
         """Sums over each cell's window, (N, *space) -> (N, cells) float64."""
         return _sums(values, self._windows)
 
+    def over_positions(self, values: Tensor) -> Tensor:
+        """The mean of the windows over each position, (N, cells) -> (N, *space) float64."""
+        total, count = (
+            _spread(held.view(-1, *self.shape), self._windows)
+            for held in (values, torch.ones_like(values[:1]))
+        )
+        return total / count
+
     def windows(self, part: slice, device: torch.device) -> Tensor:
         """The positions of some cells' windows, (K, *space) of bools."""
         places = torch.unravel_index(torch.arange(self.count)[part], self.shape)
@@ -89,14 +98,24 @@ def _sums(values: Tensor, axes: Sequence[Tensor]) -> Tensor:
     return values.flatten(1)
 
 
+def _spread(values: Tensor, axes: Sequence[Tensor]) -> Tensor:
+    values = values.double()
+    for rows in axes:
+        values = torch.movedim(values, 1, -1) @ rows.to(values)
+    return values
+
+
 def grid_of(
-    space: Sequence[int], cell: int | Sequence[int] | None, window: int | Sequence[int] | None
+    space: Sequence[int],
+    cell: int | Sequence[int] | None,
+    window: int | Sequence[int] | None,
+    neighbors: bool,
 ) -> Grid:
     """The grid that is asked for.
 
     cell    one number for all axes, or one for each; None: the smallest that makes at most 256
             cells
-    window  likewise; None: the cell itself
+    window  likewise; None: three cells where positions have neighbors, else the cell itself
 
     Errors: SalienceError for sizes that are no whole numbers from 1, larger than the input, or a
     window smaller than its cell.
@@ -106,7 +125,10 @@ def grid_of(
         side = next(s for s in range(1, max(space) + 1) if _cells(space, s) <= MOST)
         cell = tuple(min(side, size) for size in space)
     cells = _sizes("cell", cell, space)
-    windows = cells if window is None else _sizes("window", window, space)
+    if window is None:
+        wide = WIDE if neighbors else 1
+        window = tuple(min(wide * side, size) for side, size in zip(cells, space, strict=True))
+    windows = _sizes("window", window, space)
     if any(w < c for w, c in zip(windows, cells, strict=True)):
         cure = "Its window contains a cell: give a smaller cell."
         raise expected("a window at least as large as its cell", f"{windows}, {cells}", cure)

@@ -20,7 +20,7 @@ class Removal:
                  features or tokens; one number, or one for each axis; by default the smallest that
                  makes at most 256 cells
     window       positions that are removed at once for single deletion, centred on a cell; by
-                 default the cell
+                 default three cells, of features and tokens one
     replacement  "mean" (per position, over all samples), "blur" (the sample in a Gaussian window),
                  "local_mean" (its mean over three windows), "imputation" (noisy linear, ROAD), a
                  number (of ids: another id, such as that of padding) or a tensor (C, ...); by

@@ -8,13 +8,21 @@ from functools import partial
 
 from torch import Tensor
 
-from salience._errors import NotApplicable, expected, warn
+from salience._errors import expected, not_applicable
 from salience._faithfulness.effects import random_sets
 from salience._faithfulness.grid import Grid, grid_of
 from salience._faithfulness.options import Removal
 from salience._faithfulness.replacements import check_replacement
-from salience._faithfulness.scores import Score
-from salience._faithfulness.subject import check_leaves, has_neighbors, space_of, values_of
+from salience._faithfulness.scores import Score, of_windows
+from salience._faithfulness.subject import (
+    Plain,
+    channels_second,
+    check_leaves,
+    has_neighbors,
+    plain_of,
+    space_of,
+    values_of,
+)
 from salience._inputs import trees
 from salience._inputs.targets import Part, Target
 from salience._inputs.trees import Inputs
@@ -22,9 +30,12 @@ from salience._names import FLOOR, NEGATIVE, OCCLUSION, RANDOM_MAP, REFERENCE
 from salience._randomization.cascade import ordered_stages
 from salience._randomization.options import Cascade
 from salience._recording.run import checked_pass
+from salience._tape.maps import applicable
 from salience._tape.tape import Tape
 from salience._tape.together import some
 from salience.rules._method import Method
+
+SAMPLES = 16  # of a recorded pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Plan:
     sets       (sets, cells) of bools, the random ones
     stages     of the network, all of which are random on an untrained one; 0 without any
     ids        whether ids are replaced by another id, and not what they are embedded as
-    means      per value of a subject, the samples that a replacement may be made of
+    means      per value of a subject, the mean of all samples, where it is the replacement
+    plain      the network without a record; None where it cannot be copied
     """
 
     question: Question
@@ -68,7 +80,8 @@ class Plan:
     replacement: str | float | Tensor
     stages: int
     ids: bool
-    means: tuple[Tensor, ...]
+    means: tuple[Tensor | None, ...]
+    plain: Plain | None
 
     @property
     def networks(self) -> int:
@@ -84,7 +97,7 @@ class Plan:
         signs = {s.sign for s in self.question.scores.values() if s.of == "curves"}
         return (
             1
-            + self.grid.count * ("deletion" in kinds)
+            + self.grid.count * of_windows(kinds)
             + (len(self.sets) + 1) * ("subsets" in kinds)
             + 2 * removal.steps * scored * len(signs)
         )
@@ -96,13 +109,17 @@ def planned(question: Question, x: Inputs) -> Plan:
     tape = Tape(run(some(x, slice(1))))
     check_leaves(tape.leaves)
     removal, samples = question.removal, trees.samples_of(x)
-    replacement = check_replacement(removal.replacement, samples, has_neighbors(tape.leaves))
-    ids = tape.leaves[0].embedded and isinstance(replacement, float)
-    grid = grid_of(space_of(tape.leaves[0]), removal.cell, removal.window)
+    tokens = tape.leaves[0].embedded
+    neighbors = has_neighbors(tape.leaves)
+    replacement = check_replacement(removal.replacement, samples, neighbors, tokens)
+    ids = tokens and isinstance(replacement, float)
+    grid = grid_of(space_of(tape.leaves[0]), removal.cell, removal.window, neighbors)
     if grid.count < 3:
-        cure = "Give a smaller cell."
-        raise expected("at least three cells, to correlate over", f"{grid.count}", cure)
-    methods = _applicable(question, tape)
+        told = expected if removal.cell is not None else not_applicable
+        cure = "Give a smaller cell, or inputs of more entries."
+        raise told("at least three cells, to correlate over", f"{grid.count}", cure)
+    none = (None,) * (1 if ids else len(tape.leaves))
+    methods = applicable(tape, question.methods, question.skip)
     stages = len(ordered_stages(tape, "top_down")) if question.cascade else 0
     return Plan(
         question=question,
@@ -114,7 +131,8 @@ def planned(question: Question, x: Inputs) -> Plan:
         replacement=replacement,
         stages=stages,
         ids=ids,
-        means=_everything(question, x, tape, ids),
+        means=_means(question, x, tape) if replacement == "mean" else none,
+        plain=plain_of(question.model, question.output),
     )
 
 
@@ -123,9 +141,9 @@ def _roles(question: Question, methods: tuple[Method, ...], tape: Tape) -> dict[
     leaf = tape.leaves[0]
     space = leaf.tensor.shape[2:]
     edges = not leaf.embedded and len(space) > 0 and min(space) > 1
-    deletion = any(score.of == "deletion" for score in question.scores.values())
+    kinds = {score.of for score in question.scores.values()}
     fixed = {"input": NEGATIVE, **({"edges": NEGATIVE} if edges else {}), RANDOM_MAP: FLOOR}
-    fixed |= {OCCLUSION: REFERENCE} if deletion else {}
+    fixed |= {OCCLUSION: REFERENCE} if of_windows(kinds) else {}
     for name in names:
         if names.count(name) > 1 or name in fixed:
             cure = "Give each map its own name, and none of a control's."
@@ -133,32 +151,17 @@ def _roles(question: Question, methods: tuple[Method, ...], tape: Tape) -> dict[
     return dict.fromkeys(names, "method") | fixed
 
 
-def _applicable(question: Question, tape: Tape) -> tuple[Method, ...]:
-    """The methods that can explain this network, found out before the long work."""
-    found: list[Method] = []
-    for method in question.methods:
-        try:
-            if method.single_pass:
-                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
-            found.append(method)
-        except NotApplicable as error:
-            if not question.skip:
-                raise
-            warn(f"{method.name} is left out: {error}")
-    return tuple(found)
-
-
-def _everything(question: Question, x: Inputs, tape: Tape, ids: bool) -> tuple[Tensor, ...]:
-    """The values of all samples; of embedded ids their mean, which takes a pass of each."""
-    if ids or not tape.leaves[0].embedded:
-        leaf = tape.leaves[0]
+def _means(question: Question, x: Inputs, tape: Tape) -> tuple[Tensor, ...]:
+    """The mean of all samples at each position; of embedded ids that of all tokens, which takes a
+    pass of each."""
+    leaf = tape.leaves[0]
+    if not leaf.embedded:
         part = trees.parts_of(x)[leaf.key]
-        whole = trees.Leaf(leaf.key, leaf.value, part, leaf.embedded)
-        return tuple(values_of(x, [whole], ids))
+        return (channels_second(part.mean(0, keepdim=True), embedded=False),)
     totals: list[Tensor] = []
     count = trees.samples_of(x)
-    for start in range(0, count, 16):
-        here = some(x, slice(start, start + 16))
+    for start in range(0, count, SAMPLES):
+        here = some(x, slice(start, start + SAMPLES))
         leaves = Tape(checked_pass(question.model, here, question.output)).leaves
         sums = [v.double().mean(2).sum(0) for v in values_of(here, leaves, ids=False)]  # (C,)
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from salience._errors import expected, unknown
+from salience._errors import expected, not_applicable, unknown
 from salience._faithfulness.grid import Grid
 from salience._randomization.weights import normal, stream
 
@@ -24,12 +24,13 @@ _STEPS, _ENOUGH = 200, 1e-4  # of the solver of imputation
 Replace = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Replace:
-    """Per position, over all samples."""
-    return _put(everything.mean(0, keepdim=True))
+def mean_of_all(values: Tensor, grid: Grid, mean: Tensor | None, seed: int) -> Replace:
+    """Per position, over all samples; of tokens, over all of them."""
+    assert mean is not None
+    return _put(mean)
 
 
-def blur(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Replace:
+def blur(values: Tensor, grid: Grid, mean: Tensor | None, seed: int) -> Replace:
     """The sample itself in a Gaussian window as wide as the window that is removed."""
     found = values
     for axis, width in enumerate(grid.window, 2):
@@ -37,7 +38,7 @@ def blur(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Replace:
     return _put(found)
 
 
-def local_mean(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Replace:
+def local_mean(values: Tensor, grid: Grid, mean: Tensor | None, seed: int) -> Replace:
     """The sample's own mean over a box three windows wide."""
     found = values
     for axis, width in enumerate(grid.window, 2):
@@ -46,7 +47,7 @@ def local_mean(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Rep
     return _put(found)
 
 
-def imputation(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Replace:
+def imputation(values: Tensor, grid: Grid, mean: Tensor | None, seed: int) -> Replace:
     """Each removed position the weighted mean of its neighbours, plus noise (ROAD, Rong 2022).
 
     Neighbours weigh 1 / (axes along which they differ), as 1/6 and 1/12 in an image; the removed
@@ -65,34 +66,37 @@ def imputation(values: Tensor, grid: Grid, everything: Tensor, seed: int) -> Rep
 
 
 REPLACEMENTS = {
-    "mean": mean, "blur": blur, "local_mean": local_mean, "imputation": imputation,
+    "mean": mean_of_all, "blur": blur, "local_mean": local_mean, "imputation": imputation,
 }  # fmt: skip
 _OF_NEIGHBORS = ("blur", "local_mean", "imputation")
 
 
 def replacement_of(
-    given: str | float | Tensor, values: Tensor, grid: Grid, everything: Tensor, seed: int
+    given: str | float | Tensor, values: Tensor, grid: Grid, mean: Tensor | None, seed: int
 ) -> Replace:
     """What puts a replacement in the place of masked positions of values (B, C, *space).
 
-    given       a name, a number, or a tensor that broadcasts to (C, *space)
-    everything  (N, C, *space) of all samples
+    given  a name, a number, or a tensor that broadcasts to (C, *space)
+    mean   (1, C, *space) of all samples, where it is asked for
     """
     if isinstance(given, str):
-        return REPLACEMENTS[given](values, grid, everything, seed)
+        return REPLACEMENTS[given](values, grid, mean, seed)
     number = torch.as_tensor(given, device=values.device, dtype=values.dtype)
     return _put(number.expand(1, *values.shape[1:]))
 
 
-def check_replacement(given: object, samples: int, neighbors: bool) -> str | float | Tensor:
+def check_replacement(
+    given: object, samples: int, neighbors: bool, tokens: bool = False
+) -> str | float | Tensor:
     """The replacement that is meant; None is the mean of many samples, and the blur of few.
 
-    neighbors  whether positions have any, as features of a table do not
+    neighbors  whether positions have any, as features of a table and tokens do not
+    tokens     whether the mean is over all positions, too, so that one sample has one
 
     Errors: SalienceError for an unknown one, and for one that this input does not have.
     """
     if given is None:
-        return "mean" if samples >= FEW or not neighbors else "blur"
+        given = "mean" if samples >= FEW or not neighbors else "blur"
     if isinstance(given, Tensor) or (isinstance(given, Real) and not isinstance(given, bool)):
         return given if isinstance(given, Tensor) else float(given)
     if given not in REPLACEMENTS:
@@ -101,9 +105,9 @@ def check_replacement(given: object, samples: int, neighbors: bool) -> str | flo
     if name in _OF_NEIGHBORS and not neighbors:
         cure = 'Features and tokens have no neighbours: use "mean" or a number.'
         raise expected("a replacement for features or tokens", repr(name), cure)
-    if name == "mean" and samples < 2:
-        cure = 'The mean of one sample is the sample: use "blur", or give more.'
-        raise expected("two samples or more for their mean", "one", cure)
+    if name == "mean" and samples < 2 and not tokens:
+        cure = 'The mean of one sample is the sample: use "blur" or a number, or give more.'
+        raise not_applicable("two samples or more for their mean", "one", cure)
     return name
 
 

@@ -13,13 +13,13 @@ from salience._faithfulness.candidates import given_maps
 from salience._faithfulness.compared import Batch, compared
 from salience._faithfulness.dataset import dataset_of
 from salience._faithfulness.options import Removal
-from salience._faithfulness.plan import Plan, Question, planned
+from salience._faithfulness.plan import SAMPLES, Plan, Question, planned
 from salience._faithfulness.scores import SCORES, Score
 from salience._inputs import trees
-from salience._inputs.batches import whole
+from salience._inputs.batches import all_samples
 from salience._inputs.targets import Part, Target
 from salience._inputs.trees import Inputs
-from salience._inputs.validation import check_input, checked_model, listed, whole_number
+from salience._inputs.validation import listed, whole_number
 from salience._memory import in_parts
 from salience._randomization.options import Cascade
 from salience._study.recommend import Recommendation
@@ -31,7 +31,7 @@ from salience.rules._table import methods as registry
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-SAMPLES_PER_TAPE, SAMPLES_PER_PASS = 16, 64
+SAMPLES_PER_PASS = 64
 DEFAULT_SCORES = tuple(name for name, score in SCORES.items() if score.of != "curves")
 
 
@@ -50,10 +50,13 @@ def faithfulness(
 ) -> Study:
     """How well maps tell what the output depends on: removed parts of the input beside the maps.
 
-    Per sample, over cells: correlation of the drop f(x) - f(x without the cells) with the sum of
-    the map there ("deletion": one window at a time; "subsets": random sets of cells of one size);
-    or the area under f(x without the k first cells) in the order of the map, by trapezoids ("srg":
-    least relevant first less most relevant first, in units of the target).
+    Per sample: `occlusion_auc`, the AUC of |map| for the positions where the mean effect
+    |f(x) - f(x without a window)| of the windows over them is over half its highest, and
+    `occlusion_mass`, the share of |map| that lies there; correlation of f(x) - f(x without cells)
+    with the sum of the map there (`deletion_...`: one window at a time; `subsets_...`: random sets
+    of cells of one size; absolute: of |effect| with the sum of |map|); or the area under f(x
+    without the k first cells) in the order of the map, by trapezoids (`srg`: least relevant first
+    less most relevant first, in units of the target).
 
     model, x, target, output
                 as for `salience.explain`; x is joined: all samples at once, one explained input
@@ -66,10 +69,10 @@ def faithfulness(
                 as `repeats`, the same as at the end of a randomisation test; None: none
     batch_size  samples per perturbed pass (default 64), halved when memory runs out
 
-    Passes: 1 + cells per input for all deletion scores of all methods together, 1 + subsets for the
-    subsets', 2 x steps for a curve.
+    Passes: 1 + cells per input for all scores of single windows of all methods together, 1 +
+    subsets for those of subsets, 2 x steps for the curves of a map.
 
-    Returns a Study, printed as the table of its best-known score. Its dataset has the dimensions
+    Returns a Study, printed as the table of its score. Its dataset has the dimensions
     candidate (methods, then controls: the input, its edges, a random map, and occlusion, which is
     the effects of single deletion themselves), network and sample: `faithful_SCORE` (candidate,
     sample), `untrained_SCORE` (candidate, network, sample) of the method's maps on untrained
@@ -127,7 +130,7 @@ def recommend(
 ) -> Recommendation:
     """Which methods to use on this network: `faithfulness` and `Study.recommend` in one call.
 
-    score  the one that decides, by default the best known; all else as for `salience.faithfulness`
+    score  the one that decides, by default `occlusion_auc`; all else as for `salience.faithfulness`
 
     Errors: SalienceError as for `salience.faithfulness`.
 
@@ -171,11 +174,7 @@ def measured(
     """`faithfulness`; skip: leave out the methods that do not apply, with a warning."""
     if batch_size is not None:
         whole_number("a batch size", batch_size, 1, f"The default is {SAMPLES_PER_PASS}.")
-    model = checked_model(model)
-    x = whole(model, x)
-    check_input(model, x)
-    if not (count := trees.samples_of(x)):
-        raise expected("at least one sample", "none", "Look at how the data were chosen.")
+    model, x, count = all_samples(model, x)
     given = given_maps(methods, count)
     question = Question(
         model=model,
@@ -203,7 +202,7 @@ def _batches(plan: Plan, x: Inputs, size: int, progress: bool) -> list[Batch]:
         def run(rows: slice) -> Batch:
             return compared(plan, x, rows, batches[-1] if batches else None, size, bar.update)
 
-        for _, batch in in_parts(run, count, min(size, SAMPLES_PER_TAPE)):
+        for _, batch in in_parts(run, count, min(size, SAMPLES)):
             batches.append(batch)
     return batches
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salience._errors import SalienceError, expected
+from salience._errors import SalienceError, not_applicable
 from salience._inputs import trees
 from salience._inputs.targets import Part, select_output
 from salience._inputs.trees import Inputs, Leaf, Model
@@ -18,6 +18,7 @@ from salience._recording.beside import as_it_was, copy_of, generators_kept
 from salience._recording.run import uncompiled
 from salience._tape.tape import Tape
 
+Plain = Callable[[Inputs], Tensor]  # the outputs of inputs
 Network = Callable[[list[Tensor]], Tensor]  # values, (K * B, C, *space) each -> (K * B, ...)
 
 
@@ -41,7 +42,7 @@ def check_leaves(leaves: Sequence[Leaf]) -> None:
     if len(keys) > 1 or len(spaces) > 1:
         shapes = ", ".join(str(tuple(leaf.tensor.shape[1:])) for leaf in leaves)
         cure = "Bind the others in a module of your own, which takes one input."
-        raise expected("one explained input, for parts of it to be removed", shapes, cure)
+        raise not_applicable("one explained input, for parts of it to be removed", shapes, cure)
 
 
 def space_of(leaf: Leaf) -> torch.Size:
@@ -68,10 +69,13 @@ def values_of(x: Inputs, leaves: Sequence[Leaf], ids: bool) -> list[Tensor]:
     return [channels_second(leaf.tensor.detach(), leaf.embedded) for leaf in leaves]
 
 
-def subject_of(model: Model, tape: Tape, part: Part, ids: bool) -> Subject:
-    """The samples of a recorded pass as a subject; ids: that ids are replaced by another id."""
+def subject_of(tape: Tape, plain: Plain | None, ids: bool) -> Subject:
+    """The samples of a recorded pass as a subject.
+
+    plain  the network without a record, where it can run so
+    ids    whether ids are replaced by another id
+    """
     values = values_of(tape.x, tape.leaves, ids)
-    plain = _plain(model, part)
     if plain is None or (tape.leaves[0].embedded and not ids):
         return Subject(values, lambda new: tape.again(*at_leaves(tape.leaves, new)).output)
 
@@ -94,16 +98,11 @@ def _inputs(x: Any, leaves: Sequence[Leaf], new: Tensor, ids: bool) -> Inputs:
     """The inputs of batched copies, with other values at the leaf or other ids."""
     if not ids:
         return trees.at_leaves(x, leaves, at_leaves(leaves, [new]))[0]
-    given = trees.parts_of(x)
-    copies, key = len(new) // trees.samples_of(x), leaves[0].key
-    parts = {
-        name: part.repeat(copies, *(1,) * (part.ndim - 1)) if trees.per_sample(part) else part
-        for name, part in given.items()
-    }
-    return trees.alike(x, {**parts, key: new[:, 0]})
+    key, copies = leaves[0].key, len(new) // trees.samples_of(x)
+    return trees.alike(x, {**trees.repeated(x, copies, [key]), key: new[:, 0]})
 
 
-def _plain(model: Model, part: Part) -> Callable[[Inputs], Tensor] | None:
+def plain_of(model: Model, part: Part) -> Plain | None:
     """The model beside itself, without a record; None where it cannot be copied."""
     copied = model
     if isinstance(model, nn.Module):

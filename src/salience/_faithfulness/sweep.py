@@ -21,7 +21,7 @@ from salience._inputs.validation import checked_model
 from salience._scores.grain import grain
 from salience._scores.interval import interval
 from salience._scores.similarity import similarities
-from salience._study.faithful import bound_of, score_of
+from salience._study.faithful import bounds_of, score_of
 from salience._study.study import Study
 from salience._study.verdicts import number, span
 from salience._tables import html_table, text_table
@@ -91,7 +91,7 @@ class Sweep:
                 span(*interval(point.similarity[None], bounds=(-1, 1))),
                 "-" if math.isnan(error := _mean(point.error)) else f"{error:.2g}",
                 number(_mean(point.score)),
-                span(*interval(point.score[None], bounds=(-(b := bound_of(self.score)), b))),
+                span(*interval(point.score[None], bounds=bounds_of(self.score))),
                 number(_mean(point.grain)),
             ]
             for point in self.points

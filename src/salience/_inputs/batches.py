@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from salience._errors import SalienceError, expected, warn
 from salience._inputs import trees
 from salience._inputs.trees import Inputs, Key, Model, X
-from salience._inputs.validation import check_form
+from salience._inputs.validation import check_form, check_input, checked_model
 
 _WIDE = (torch.float64,)  # what numbers are in Python, and rarely meant
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -23,6 +23,19 @@ def whole(model: Model, x: object) -> Inputs:
     if not parts:
         raise no_batches()
     return to_device_of(model, joined(parts))
+
+
+def all_samples(model: Model, x: object) -> tuple[Model, Inputs, int]:
+    """The model as it is written, all samples at once, and how many there are.
+
+    Errors: SalienceError for what `checked_model` and `check_input` refuse, and for no samples.
+    """
+    model = checked_model(model)
+    read = whole(model, x)
+    check_input(model, read)
+    if not (count := trees.samples_of(read)):
+        raise expected("at least one sample", "none", "Look at how the data were chosen.")
+    return model, read, count
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -6,7 +6,7 @@ makes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
@@ -107,6 +107,16 @@ def each(function: Callable[[Tensor], Tensor], x: X) -> X:
     return alike(x, {key: function(part) if per_sample(part) else part for key, part in parts})
 
 
+def repeated(x: object, copies: int, but: Collection[Key] = ()) -> dict[Any, Any]:
+    """The parts of batched copies of the whole batch, one after the other; `but` some parts."""
+    return {
+        key: part.repeat(copies, *(1,) * (part.ndim - 1))
+        if per_sample(part) and key not in but and copies != 1
+        else part
+        for key, part in parts_of(x).items()
+    }
+
+
 def at_leaves(
     x: X, leaves: Sequence[Leaf], values: Sequence[Tensor]
 ) -> tuple[X, tuple[Tensor, ...]]:
@@ -114,11 +124,8 @@ def at_leaves(
 
     values  one for each leaf, (copies * B, ...): batched copies of the whole batch
     """
-    parts, replaced = parts_of(x), {leaf.key for leaf in leaves if not leaf.embedded}
     copies = len(values[0]) // max(1, len(leaves[0].tensor))
-    for key, part in parts.items():
-        if per_sample(part) and key not in replaced and copies != 1:
-            parts[key] = part.repeat(copies, *(1,) * (part.ndim - 1))
+    parts = repeated(x, copies, [leaf.key for leaf in leaves if not leaf.embedded])
     pairs = list(zip(leaves, values, strict=True))
     parts |= {leaf.key: value for leaf, value in pairs if not leaf.embedded}
     return alike(x, parts), tuple(value for leaf, value in pairs if leaf.embedded)

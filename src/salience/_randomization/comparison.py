@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from salience._randomization.floors import (
 from salience._randomization.plan import Plan
 from salience._recording.run import checked_pass
 from salience._tape.tape import Tape
-from salience._tape.together import as_one, numbers, shown, some, values_of
+from salience._tape.together import as_one, numbers, shown, some, spread, values_of
 from salience.rules._table import smoothgrad
 
 SMOOTH_DRAWS = 10  # noisy copies that the maps of kind="smooth" are averaged over
@@ -129,7 +128,7 @@ def compared(
         other_inputs=_other_inputs(plan, held, trained, ends),
         other_multipliers=_other_multipliers(plan, held, values, multipliers, ends),
         errors={name: _errors(plan, name, errors, count) for name in ERRORS},
-        spread=_spread(trained, first),
+        spread={name: spread(maps, first[name]) for name, maps in trained.items()},
         ends=Ends(first, last=_samples(trained, -1), multipliers=_samples(multipliers, -1)),
         pictures=Pictures(numbers(here[:kept]), np.stack(pictures, 1)) if kept else None,
     )
@@ -217,14 +216,6 @@ def _without_first(found: Numbers, before: Ends | None) -> Numbers:
     if before is None:
         found[..., 0] = np.nan
     return found
-
-
-def _spread(trained: Maps, first: Maps) -> dict[str, float]:
-    spread: dict[str, float] = {}
-    for name, maps in trained.items():
-        scale = first[name].abs().max().clamp(min=torch.finfo(maps.dtype).tiny)
-        spread[name] = float((maps - first[name]).abs().max() / scale)
-    return spread
 
 
 def _samples(trained: Maps, number: int) -> Maps:

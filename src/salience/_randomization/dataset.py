@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from salience._inputs.targets import Target
+from salience._inputs.targets import told
 from salience._names import BETWEEN, ERRORS, FLOOR, MULTIPLIERS, NEGATIVE, OTHERS, RANDOM_MAP
 from salience._randomization.comparison import Batch, Numbers
 from salience._randomization.plan import Plan
 from salience._study.provenance import provenance
-from salience._study.schema import FLOORS
+from salience._study.schema import FLOORS, texts
+from salience._tape.together import SAME
 
 if TYPE_CHECKING:
     import xarray
 
-_SAME = 1e-6  # relative difference below which maps are constant over inputs
 
 Variable = tuple[tuple[str, ...], NDArray[np.generic]]
 
@@ -51,23 +51,23 @@ def _coordinates(
 ) -> dict[str, Variable | NDArray[np.generic]]:
     samples = sum(batch.other_inputs.shape[-1] for batch in batches)
     spread = {m.name: max(0.0, *(b.spread[m.name] for b in batches)) for m in plan.methods}
-    constant = [int(samples > 1 and spread.get(name, 1.0) < _SAME) for name in plan.names]
+    constant = [int(samples > 1 and spread.get(name, 1.0) < SAME) for name in plan.names]
     roles = dict.fromkeys(plan.controls, NEGATIVE) | {RANDOM_MAP: FLOOR}
     found: dict[str, Variable | NDArray[np.generic]] = {
-        "method": _texts(plan.names),
-        "stage": _texts(plan.stages.names),
-        "score": _texts(list(plan.question.scores)),
+        "method": texts(plan.names),
+        "stage": texts(plan.stages.names),
+        "score": texts(list(plan.question.scores)),
         "repeat": np.arange(plan.question.cascade.repeats),
         "sample": np.arange(samples),
-        "role": (("method",), _texts([roles.get(name, "method") for name in plan.names])),
+        "role": (("method",), texts([roles.get(name, "method") for name in plan.names])),
         "constant_over_inputs": (("method",), np.array(constant)),
-        "uncovered": (("method",), _texts([plan.uncovered.get(name, "") for name in plan.names])),
+        "uncovered": (("method",), texts([plan.uncovered.get(name, "") for name in plan.names])),
         "place": (("stage",), np.array(plan.stages.places)),
         "number": (("stage",), np.array(plan.stages.numbers)),
     }
     if shown:
-        found["map_method"] = _texts([method.name for method in plan.methods])
-        found["map_stage"] = _texts(["trained", *plan.stages.names])
+        found["map_method"] = texts([method.name for method in plan.methods])
+        found["map_stage"] = texts(["trained", *plan.stages.names])
     return found
 
 
@@ -93,7 +93,7 @@ def _attributes(plan: Plan, x: object) -> dict[str, object]:
     return {
         **asdict(question.cascade),
         "retarget": int(question.retarget),
-        "target": _told(question.target),
+        "target": told(question.target),
         "output": str(question.output),
         "kind": question.kind,
         **provenance(question.model, x),
@@ -101,11 +101,3 @@ def _attributes(plan: Plan, x: object) -> dict[str, object]:
         "parameters_not_randomized": list(plan.stages.untouched),
         "method_parameters": str(parameters),
     }
-
-
-def _told(target: Target) -> str:
-    return getattr(target, "__name__", "function") if callable(target) else str(target)
-
-
-def _texts(names: Sequence[str]) -> NDArray[np.object_]:
-    return np.array(names, dtype=object)  # zarr 3 has no strings of fixed length

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from salience._errors import NotApplicable, expected, unknown, warn
+from salience._errors import expected, unknown
 from salience._inputs.targets import Part, Target
 from salience._inputs.trees import Inputs
 from salience._names import RANDOM_MAP
@@ -18,6 +18,7 @@ from salience._randomization.options import Cascade
 from salience._recording.run import checked_pass
 from salience._scores.similarity import Similarity
 from salience._study.stages import evenly_spread
+from salience._tape.maps import applicable
 from salience._tape.tape import Tape
 from salience._tape.together import check_shown, some, values_of
 from salience.rules._method import Method
@@ -99,7 +100,7 @@ def planned(question: Question, x: Inputs) -> Plan:
     _check_distinct([*(method.name for method in question.methods), *fixed])
     if question.keep_maps:
         check_shown(x, tape.leaves)
-    methods = _applicable(question, tape)
+    methods = applicable(tape, question.methods, question.skip)
     uncovered = {m.name: ", ".join(tape.uncovered(m)) for m in methods}
     return Plan(question, methods, tuple(fixed), uncovered, _scored(question, tape))
 
@@ -109,21 +110,6 @@ def _check_distinct(names: Sequence[str]) -> None:
         if names.count(name) > 1:
             cure = "Give each method its own name, and none of a control's."
             raise expected("methods and controls of different names", f"{name!r} twice", cure)
-
-
-def _applicable(question: Question, tape: Tape) -> tuple[Method, ...]:
-    """The methods that can explain this network, found out before the long work."""
-    found: list[Method] = []
-    for method in question.methods:
-        try:
-            if method.single_pass:
-                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
-            found.append(method)
-        except NotApplicable as error:
-            if not question.skip:
-                raise
-            warn(f"{method.name} is left out: {error}")
-    return tuple(found)
 
 
 def _scored(question: Question, tape: Tape) -> Stages:

@@ -14,10 +14,10 @@ import torch
 
 from salience._errors import expected, unknown
 from salience._inputs import trees
-from salience._inputs.batches import whole
+from salience._inputs.batches import all_samples
 from salience._inputs.targets import Part, Target
 from salience._inputs.trees import Inputs
-from salience._inputs.validation import check_input, checked_model, listed, whole_number
+from salience._inputs.validation import listed, whole_number
 from salience._memory import in_parts
 from salience._names import POSITIVE_METHOD, RISE
 from salience._randomization.comparison import Batch, compared
@@ -138,12 +138,7 @@ def answered(
     skip: bool = False,
 ) -> Study:
     """`randomization_test`; skip: leave out the methods that do not apply, with a warning."""
-    model = checked_model(model)
-    x = whole(model, x)
-    check_input(model, x)
-    count = trees.samples_of(x)
-    if not count:
-        raise expected("at least one sample", "none", "Look at how the data were chosen.")
+    model, x, count = all_samples(model, x)
     whole_number("keep_maps", keep_maps, 0, "The default is 0: none are kept.")
     if batch_size is not None:
         whole_number("a batch size", batch_size, 1, f"The default is {SAMPLES_PER_TAPE}.")

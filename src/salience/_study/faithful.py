@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray
 
-DEFAULT = ("subsets_signed_pearson", "deletion_signed_spearman", "srg")  # the first that there is
+DEFAULT = ("occlusion_auc", "deletion_absolute_pearson", "subsets_absolute_pearson", "srg_absolute")
 LEAST = ("most_first",)  # scores of which less is better
 _HEAD = (
     "map", "score", "95% interval", "untrained", "gain", "95% interval", "p", "other target",
@@ -165,11 +165,11 @@ def faithfulness_of(data: xarray.Dataset, score: str | None = None) -> Faithfuln
 def _row(
     data: xarray.Dataset, name: str, role: str, score: str, trained: Array, untrained: Array
 ) -> Faithful:
-    most = bound_of(score)
-    low, high = interval(trained[None], bounds=(-most, most))
+    least, most = bounds_of(score)
+    low, high = interval(trained[None], bounds=(least, most))
     known = not np.isnan(untrained).all() if untrained.size else False
     differences = trained - untrained
-    inside = (-2 * most, 2 * most)
+    inside = (least - most, most - least)
     ends = interval(differences, bounds=inside) if known else (math.nan, math.nan)
     return Faithful(
         name=name,
@@ -188,9 +188,12 @@ def _row(
     )
 
 
-def bound_of(score: str) -> float:
-    """The largest score that there is: 1 of correlations."""
-    return 1.0 if score.endswith(("pearson", "spearman")) else math.inf
+def bounds_of(score: str) -> tuple[float, float]:
+    """The lowest and the highest score that there is."""
+    if score.startswith("occlusion"):
+        return 0.0, 1.0
+    most = 1.0 if score.endswith(("pearson", "spearman")) else math.inf
+    return -most, most
 
 
 def permutation_p(trained: Array, untrained: Array) -> float:
@@ -243,9 +246,3 @@ def _lost(data: xarray.Dataset) -> str:
 
 def _sizes(sizes: object) -> str:
     return " x ".join(str(size) for size in np.ravel(np.asarray(sizes)))
-
-
-def names_of(rows: Sequence[Faithful]) -> str:
-    """Names as a list in a sentence."""
-    names = [row.name for row in rows]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -8,7 +8,7 @@ sums per token `maps`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from salience._names import ERRORS
 from salience._study import ledger
 from salience._study.ledger import Ledger
 from salience._study.maps import Maps
+from salience._study.schema import texts
 
 if TYPE_CHECKING:
     import xarray
@@ -56,12 +57,12 @@ def to_xarray(maps: Maps[object]) -> xarray.Dataset:
     if maps.ledger:
         entries, table = ledger.as_array(maps.ledger, list(maps))
         variables["ledger"] = ((_METHOD, _ENTRY, _SAMPLE), _array(table))
-        told = {_ENTRY: _texts(entries)}
+        told = {_ENTRY: texts(entries)}
     uncovered = [", ".join(maps.uncovered.get(name, ())) for name in maps]
     coordinates = {
-        _METHOD: _texts(maps),
-        _STAGE: _texts(["trained"]),
-        "map_uncovered": (_METHOD, _texts(uncovered)),
+        _METHOD: texts(maps),
+        _STAGE: texts(["trained"]),
+        "map_uncovered": (_METHOD, texts(uncovered)),
         **told,
     }
     attributes = {
@@ -221,10 +222,6 @@ def _tensor(values: Array) -> Tensor:
 
 def _stacked(maps: list[Array]) -> Array:
     return np.stack(maps)[:, None]
-
-
-def _texts(names: Iterable[str]) -> Array:
-    return np.array(list(names), dtype=object)  # zarr 3 has no strings of fixed length
 
 
 def _plain(value: object) -> object:

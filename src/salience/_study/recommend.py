@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,7 @@ GATES = {
     BEST: "the score cannot be told from that of the best method",
 }
 ROUNDING = 1e-6  # of effects, over the target
+UNKNOWN = "its gain is not known: no maps on untrained networks"
 FEWEST = 8  # inputs, of which one half chooses and the other is reported
 _HEAD = ("method", "score", "95% interval", "gain", "95% interval", "gate", "why")
 
@@ -50,7 +52,7 @@ class Passed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommendation:
-    """The methods to use on a network, cheapest first, and what stopped the others.
+    """The methods to use on a network, best first, and what stopped the others.
 
     methods   to use: those whose score cannot be told from the best one's; none where no method
               passes the gates
@@ -65,12 +67,17 @@ class Recommendation:
     sentence: str
 
     def __repr__(self) -> str:
-        return f"{printable(self.sentence)}\n{text_table(_HEAD, self._rows())}"
+        table = text_table(_HEAD, self._rows())
+        return "\n".join([printable(self.sentence), table, *self.caption()])
 
     def _repr_html_(self) -> str:
-        from html import escape
+        table = html_table(_HEAD, self._rows(), "; ".join(self.caption()))
+        return f"<p>{escape(printable(self.sentence))}</p>{table}"
 
-        return f"<p>{escape(printable(self.sentence))}</p>{html_table(_HEAD, self._rows())}"
+    def caption(self) -> list[str]:
+        """What the gates that stopped a method ask."""
+        stopped = {passed.gate for passed in self.passed.values()}
+        return [f"{gate}: {asks}" for gate, asks in GATES.items() if gate in stopped]
 
     def _rows(self) -> list[list[str]]:
         rows = []
@@ -98,9 +105,8 @@ def recommend(data: xarray.Dataset, score: str | None = None) -> Recommendation:
     reported = data.isel({"sample": slice(1, None, 2)}) if halves else data
     passed = _gated(choosing, score)
     table = faithfulness_of(choosing, score)
-    several = dict(zip(_names(data), data["several_passes"].values, strict=True))
     through = [name for name, found in passed.items() if not found.gate]
-    through.sort(key=lambda name: (several[name], -table[name].score))
+    through.sort(key=lambda name: -table[name].score)
     measured = faithfulness_of(reported, score)
     if sentence := _independent(choosing):
         passed = {name: Passed(name, DEPENDS, "the network does not, enough") for name in passed}
@@ -130,7 +136,8 @@ def _gated(data: xarray.Dataset, score: str) -> dict[str, Passed]:
             gate, why = LEARNED, _not_learned(trained[row], untrained[row])
         if not why:
             gate, why = FAITHFUL, _not_faithful(trained[row], controls)
-        found[name] = Passed(name, gate if why else "", why)
+        known = untrained.size and not np.isnan(untrained[row]).all()
+        found[name] = Passed(name, gate if why else "", why or ("" if known else UNKNOWN))
     return _best(found, rows)
 
 

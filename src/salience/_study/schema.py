@@ -6,7 +6,7 @@ what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +37,6 @@ _FAITHFUL: Mapping[str, tuple[tuple[str, ...], str]] = {
     "candidate": (("candidate",), "text"), "candidate_role": (("candidate",), "text"),
     "candidate_uncovered": (("candidate",), "text"),
     "candidate_constant": (("candidate",), "whole numbers"),
-    "several_passes": (("candidate",), "whole numbers"),
     "other_target": (("candidate", "sample"), "numbers"),
     "target_value": (("sample",), "numbers"), "target_emptied": (("sample",), "numbers"),
     **{f"candidate_{name}": (("candidate", "sample"), "numbers") for name in ERRORS},
@@ -47,6 +46,11 @@ _BEGINNING: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _TEXTS = ("kind", "order", "model", "model_fingerprint", "score")  # attributes
 _ROLES = ("method", NEGATIVE, FLOOR, REFERENCE)
+
+
+def texts(names: Iterable[str]) -> np.ndarray:
+    """Names as an array: zarr 3 has no strings of fixed length."""
+    return np.array(list(names), dtype=object)
 
 
 def tested(dataset: xarray.Dataset) -> bool:

@@ -263,15 +263,15 @@ class Study:
     def faithfulness(self, score: str | None = None) -> Faithfulness:
         """How well each map tells what removing parts of the input does, beside its controls.
 
-        score  a name in `salience.faithfulness_scores`, by default the first there is of those
-               that agree best with known answers
+        score  a name in `salience.faithfulness_scores`, by default "occlusion_auc" where it was
+               measured
 
         Errors: SalienceError for a study without that test, or without that score.
         """
         return faithful.faithfulness_of(self.data, score)
 
     def recommend(self, score: str | None = None) -> Recommendation:
-        """Which methods to use on this network: those that pass all gates, cheapest first.
+        """Which methods to use on this network: those that pass all gates, best first.
 
         Gates: `valid` (every operation has a rule, maps are defined and differ between inputs);
         `learned` (the score is higher than that of the same method on untrained networks);

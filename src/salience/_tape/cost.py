@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from salience._errors import NotApplicable, expected, warn
 from salience._inputs import trees
-from salience._inputs.batches import whole
+from salience._inputs.batches import all_samples
 from salience._inputs.targets import Part, Target, resolve, rows_of, select_output
 from salience._inputs.trees import Inputs
-from salience._inputs.validation import check_input, checked_model, whole_number
+from salience._inputs.validation import whole_number
 from salience._memory import in_parts, ran_out_of_memory
 from salience._recording.beside import copy_of, generators_kept
 from salience._recording.run import checked_pass, run_pass
@@ -69,12 +69,7 @@ def cost(
     chosen = choose(methods)
     if batch_size is not None:
         whole_number("a batch size", batch_size, 1, f"The default is {SAMPLES_PER_PASS}.")
-    model = checked_model(model)
-    x = whole(model, x)
-    check_input(model, x)
-    total = trees.samples_of(x)
-    if not total:
-        raise expected("at least one sample", "none", "Look at how the data were chosen.")
+    model, x, total = all_samples(model, x)
 
     def measure(part: slice) -> dict[str, float | NotApplicable]:
         wanted = partial(rows_of, target, part, total)

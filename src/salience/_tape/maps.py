@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,6 +15,24 @@ from salience.rules._method import Method
 
 if TYPE_CHECKING:
     from salience._tape.tape import Tape
+
+
+def applicable(tape: Tape, methods: Iterable[Method], skip: bool) -> tuple[Method, ...]:
+    """The methods that can explain this network, found out before long work.
+
+    skip  leave out the others, with a warning
+    """
+    found: list[Method] = []
+    for method in methods:
+        try:
+            if method.single_pass:
+                tape.explain_leaves(method, lambda out: out.flatten(1).sum(1))
+            found.append(method)
+        except NotApplicable as error:
+            if not skip:
+                raise
+            warn(f"{method.name} is left out: {error}")
+    return tuple(found)
 
 
 def maps_of(

@@ -18,6 +18,8 @@ from salience._errors import expected
 from salience._inputs import trees
 from salience._inputs.trees import Leaf, X
 
+SAME = 1e-6  # relative difference below which maps are constant over inputs
+
 
 def is_single(x: object) -> TypeGuard[Tensor]:
     """Whether x is one floating-point input, whose map is shaped like it."""
@@ -43,6 +45,12 @@ def can_be_shown(x: object, leaves: Sequence[Leaf]) -> bool:
     """Whether the maps have the shape of x: of one input, or of ids once summed per token."""
     ids = isinstance(x, Tensor) and all(leaf.tensor.shape[1:-1] == x.shape[1:] for leaf in leaves)
     return is_single(x) or ids
+
+
+def spread(maps: Tensor, first: Tensor) -> float:
+    """The largest difference of maps from one map, relative to it; below SAME they are the same."""
+    scale = first.abs().max().clamp(min=torch.finfo(maps.dtype).tiny)
+    return float((maps - first).abs().max() / scale)
 
 
 def check_shown(x: object, leaves: Sequence[Leaf]) -> None:

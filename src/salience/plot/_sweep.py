@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from salience._scores.interval import interval
-from salience._study.faithful import bound_of, mean
+from salience._study.faithful import bounds_of, mean
 from salience.plot._similarity import COLORS
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def sweep_figure(method: str, points: Sequence[Any], score: str) -> Figure:
     for axes, (field, (label, color)) in zip(
         figure.subplots(2, 2, sharex=True).flat, _PANELS.items(), strict=True
     ):
-        bound = {"similarity": 1.0, "score": bound_of(score)}.get(field, np.inf)
-        _panel(axes, points, field, color, numbers if along else None, bound)
+        bounds = {"similarity": (-1.0, 1.0), "score": bounds_of(score)}.get(field, (0.0, np.inf))
+        _panel(axes, points, field, color, numbers if along else None, bounds)
         axes.set_ylabel(f"{label}\n({score})" if field == "score" else label, fontsize=8)
     figure.suptitle(f"{method} over {', '.join(names)}", parse_math=False)
     figure.supxlabel(", ".join(names), fontsize=9, parse_math=False)
@@ -49,12 +49,12 @@ def _panel(
     field: str,
     color: str,
     numbers: list[float] | None,
-    bound: float,
+    bounds: tuple[float, float],
 ) -> None:
     values = [getattr(point, field) for point in points]
     places = np.arange(len(values), dtype=float) if numbers is None else np.array(numbers, float)
     order = np.argsort(places)
-    ends = np.array([interval(held[None], bounds=(-bound, bound)) for held in values])
+    ends = np.array([interval(held[None], bounds=bounds) for held in values])
     axes.fill_between(places[order], *ends[order].T, color=color, alpha=0.15, linewidth=0)
     axes.plot(places[order], np.array([mean(held) for held in values])[order], "o-", color=color)
     if all(np.isnan(held).all() for held in values):
