@@ -32,7 +32,8 @@ UNREAD = ("__main__.py", "cases.py", "table.py", "rules.py", "statistics.py", "f
 
 def code_of(case: Case) -> str:
     """A fingerprint of the case, and of all code that its line depends on."""
-    sources = {*imported_by("_tape.explain"), *imported_by("_randomization.run")}
+    rooms = ("_tape.explain", "_randomization.run", "_faithfulness.run")
+    sources = {path for room in rooms for path in imported_by(room)}
     sources |= {p for p in Path(__file__).parent.glob("*.py") if p.name not in UNREAD}
     digest = hashlib.sha256(f"{fingerprint(case.recipe)} {case.head}".encode())
     for path in sorted(sources):

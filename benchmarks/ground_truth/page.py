@@ -7,7 +7,8 @@ from typing import Any
 
 NOTES = """
 Trained networks whose answer is known, since the generator of their data put it there. Nothing but
-the data, the networks and this folder's naive scores decides here what a good map is.
+the data and the networks decides here what a good map is. *package*: the scores of
+`salience.faithfulness` with its own cells and windows; all others are naive ones of this folder.
 
 - **truth**: by intervention on the samples that are explained. *outside*: how much the target
   changes (root of the mean square, in standard deviations of the network's outputs) when all that
@@ -151,7 +152,8 @@ SHOWN = [
     for variant in [f"{v} {name}" for v in variants for name in ("pearson", "spearman")]
 ] + [
     "curves, srg signed", "curves, srg absolute", "places by windows, auc drop",
-    "places by windows, auc magnitude", "places by windows, mass drop",
+    "places by windows, auc magnitude", "places by windows, mass drop", "package, occlusion_auc",
+    "package, occlusion_mass",
     "places by windows, mass magnitude", "stability, spearman", "randomization, full change",
 ]  # fmt: skip
 

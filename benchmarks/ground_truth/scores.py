@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ground_truth import deletions
 from ground_truth.candidates import explained, methods
 from ground_truth.question import Question, absolute
-from salience import Cascade, randomization_test, similarities
+from salience import Cascade, Removal, faithfulness, randomization_test, similarities
 
 Numbers = dict[str, Tensor]  # variant -> (maps, N), larger is better
 
@@ -29,11 +29,28 @@ OF_MAPS: dict[str, Callable[[Question, Mapping[str, Tensor]], Numbers]] = {
     "subsets 25%, others": partial(deletions.correlations, parts="subsets-0.25", replaced="others"),
     "places by windows, others": partial(deletions.places, parts="windows", replaced="others"),
     "curves, others": partial(deletions.curves, replaced="others"),
+    "package": lambda question, maps: package(question, maps),
     "complexity": lambda question, maps: {"low": -entropy(absolute(maps))},
 }
 
 
 COSTLY = {"curves, others"}  # passes of their own for each map: not of every untrained network
+
+
+def package(question: Question, maps: Mapping[str, Tensor]) -> Numbers:
+    """What `salience.faithfulness` says of the same maps, with its own cells and windows."""
+    given = {f"map {name}": held for name, held in maps.items()}  # no control's name
+    study = faithfulness(
+        question.network, question.x, given, question.target.tolist(),
+        Removal(replacement=question.mean), cascade=None, progress=False,
+    )  # fmt: skip
+    rows = study.data.sel({"candidate": list(given)})
+    begin = "faithful_"
+    return {
+        str(name).removeprefix(begin): torch.from_numpy(held.values)
+        for name, held in rows.data_vars.items()
+        if str(name).startswith(begin)
+    }
 
 
 def few(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

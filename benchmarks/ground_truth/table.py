@@ -20,8 +20,8 @@ from ground_truth.rules import good, rules, stopped_by
 from ground_truth.statistics import Result, mean, read
 
 RESULTS = Path(__file__).parents[1] / "results"
-CHOSEN = "gates, best: places by windows, auc drop"  # the rule whose choices are in the table
-GATES = "places by windows, auc drop"  # the score of its gates
+GATES = "package, occlusion_auc"  # the score of the gates of `Study.recommend`
+CHOSEN = f"gates, best: {GATES}"  # its rule, whose choices are in the table
 
 
 def write(lines: list[dict[str, Any]], folder: Path) -> None:
