@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     import xarray
 
 CANDIDATE, NETWORK, SAMPLE = "candidate", "network", "sample"
+
+_UNTRAINED = ("repeats", "weights", "batch_norm", "seed")  # of the cascade that are told
 
 Variable = tuple[tuple[str, ...], NDArray[np.generic]]
 
@@ -89,4 +90,6 @@ def _attributes(plan: Plan, x: object) -> dict[str, object]:
         "candidate_parameters": str(parameters),
         **provenance(question.model, x),
     }
-    return found | (asdict(question.cascade) if question.cascade else {})
+    cascade = question.cascade
+    names = _UNTRAINED if cascade else ()
+    return found | {f"untrained_{name}": getattr(cascade, name) for name in names}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salience._errors import SalienceError, expected, printable, unknown
-from salience._names import ERRORS, FLOOR, RANDOM_MAP, RISE
-from salience._study import faithful, recommend, schema
+from salience._errors import SalienceError, expected, printable
+from salience._names import RISE
+from salience._study import contents, faithful, recommend, schema
 from salience._study.faithful import Faithfulness
 from salience._study.figures import Figures
 from salience._study.recommend import Recommendation
@@ -85,18 +85,14 @@ class Study:
     @property
     def roles(self) -> dict[str, str]:
         """ "method" or a control's role, for each method and control."""
-        names = self._texts("method")
-        return dict(zip(names, self._texts("role") or ["method"] * len(names), strict=False))
+        return contents.roles(self.data)
 
     @property
     def methods(self) -> list[str]:
         """The methods, without controls."""
-        if not self.tested and self.has_faithfulness:
-            roles = zip(self._texts("candidate"), self._texts("candidate_role"), strict=True)
-            return [name for name, role in roles if role == "method"]
-        if not self.tested:
-            return self.map_methods
-        return [name for name, role in self.roles.items() if role == "method"]
+        names = ("method", "role") if self.tested else ("candidate", "candidate_role")
+        found = contents.roles(self.data, *names)
+        return [name for name, role in found.items() if role == "method"] or self.map_methods
 
     @property
     def controls(self) -> list[str]:
@@ -106,7 +102,7 @@ class Study:
     @property
     def stages(self) -> list[str]:
         """The scored stages, in the order of the cascade."""
-        return self._texts("stage")
+        return contents.texts(self.data, "stage")
 
     @property
     def repeats(self) -> int:
@@ -129,13 +125,8 @@ class Study:
         return str(self.data.attrs.get("score", RISE if self.rises else SCORE))
 
     def values(self, score: str) -> Array:
-        """A score as an array (method, stage, repeat, sample).
-
-        Errors: SalienceError for a score that there is not.
-        """
-        if score not in (scores := self.scores):
-            raise unknown("score of this dataset", score, scores)
-        return self.data[score].transpose(*schema.SCORE).values
+        """A score (method, stage, repeat, sample); a SalienceError for one that there is not."""
+        return contents.values(self.data, score)
 
     @property
     def constant(self) -> list[bool]:
@@ -149,28 +140,12 @@ class Study:
         inputs; `other_multipliers`: x * m and the same x times the m of another input;
         `random_map`: noise. What the dataset lacks is left out.
         """
-        found: dict[str, Array] = {}
-        for name, dims in schema.FLOORS.items():
-            if name in self.data and score in self._texts("score"):
-                held = self.data[name].transpose(*dims).values[:, self._texts("score").index(score)]
-                found[name] = held if "repeat" in dims else held[:, None]
-        noise = [row for row, role in enumerate(self.roles.values()) if role == FLOOR]
-        if noise:
-            values = self.values(score)
-            found[RANDOM_MAP] = np.broadcast_to(values[noise[0], -1], values[:, -1].shape)
-        return found
+        return contents.floors(self.data, score)
 
     @property
     def uncovered(self) -> dict[str, list[str]] | None:
         """The operations that each method has no rule for, where that was recorded."""
-        if "uncovered" not in self.data.coords:
-            return None
-        told = zip(self.roles.items(), self._texts("uncovered"), strict=True)
-        return {
-            name: [operation for operation in operations.split(", ") if operation]
-            for (name, role), operations in told
-            if role == "method"
-        }
+        return contents.uncovered(self.data)
 
     @property
     def not_randomized(self) -> list[str]:
@@ -180,13 +155,7 @@ class Study:
     @property
     def errors(self) -> dict[str, float]:
         """The largest conservation or completeness error of a method's maps, where it has one."""
-        largest: dict[str, float] = {}
-        for error in (error for error in ERRORS if error in self.data):
-            methods = self._texts(str(self.data[error].dims[0]))
-            for name, values in zip(methods, self.data[error].values, strict=True):
-                if not np.isnan(values).all():
-                    largest[name] = float(np.nanmax(values))
-        return largest
+        return contents.errors(self.data)
 
     @property
     def maps(self) -> xarray.DataArray:
@@ -206,32 +175,23 @@ class Study:
     @property
     def map_methods(self) -> list[str]:
         """The methods whose maps were kept."""
-        return self._texts("map_method")
+        return contents.texts(self.data, "map_method")
 
     @property
     def map_stages(self) -> list[str]:
         """The stages whose maps were kept, from "trained" on."""
-        return self._texts("map_stage")
+        return contents.texts(self.data, "map_stage")
 
     @property
     def map_names(self) -> list[str]:
         """The names of the inputs whose maps were kept, or their numbers."""
         if "map_sample" in self.data.coords:
-            return self._texts("map_sample")
+            return contents.texts(self.data, "map_sample")
         return list(map(str, range(self.data.sizes.get("map_sample", 0))))
-
-    def _texts(self, name: str) -> list[str]:
-        if name not in self.data.variables:
-            return []
-        return list(map(str, np.ravel(self.data[name].values)))
 
     def annotated(self, attributes: Mapping[str, object], names: Sequence[str]) -> Study:
         """The same, with more attributes, and with names for the inputs whose maps were kept."""
-        data = self.data.assign_attrs(attributes)
-        if self.has_maps:
-            shown = np.array(names[: len(self.map_names)], dtype=object)
-            data = data.assign_coords(map_sample=shown)
-        return Study(data)
+        return Study(contents.annotated(self.data, attributes, names))
 
     # -- what it says --
 
@@ -287,13 +247,7 @@ class Study:
 
         Errors: SalienceError for another network, other inputs or another target.
         """
-        for name in ("model_fingerprint", "data_fingerprint", "target", "output"):
-            mine, theirs = self.data.attrs.get(name), other.data.attrs.get(name)
-            if mine != theirs:
-                cure = "Both are about one network, one set of inputs and one target."
-                raise expected(f"tests of the same {name}", f"{mine} and {theirs}", cure)
-        attributes = {**other.data.attrs, **self.data.attrs}
-        return Study(self.data.merge(other.data).assign_attrs(attributes))
+        return Study(contents.joined(self.data, other.data))
 
     # -- its faces --
 
@@ -332,7 +286,7 @@ class Study:
         """What it is of, in a line."""
         parts = [counted(len(self.methods), "method")]
         if self.has_faithfulness:
-            parts.append(f"faithfulness of {counted(len(self._texts('candidate')), 'map')}")
+            parts.append(f"faithfulness of {counted(self.data.sizes['candidate'], 'map')}")
         if self.tested:
             parts.append(counted(len(self.controls), "control"))
             parts.append(f"{counted(len(self.stages), 'stage')} ({self.order})")
