@@ -1,20 +1,11 @@
-"""The same function has the same maps, by whatever operators it is written and exported."""
-
-from __future__ import annotations
+"""The same function has the same maps by whatever operators it is written and exported."""
 
 from pathlib import Path
 
 import pytest
-from spelled_layers import FORMS, check_form
+from spelled_layers import check_form, forms
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, marks=[pytest.mark.slow] if form == "onnx 20 new" else [])
-        for form in FORMS
-        if not form.startswith("onnx")
-    ],
-)
+@pytest.mark.parametrize("form", forms("program"))
 def test_one_function_in_many_spellings(form: str, tmp_path: Path):
     check_form(form, tmp_path)

@@ -6,7 +6,9 @@ import math
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from chosen import with_error
@@ -190,10 +192,10 @@ def write_onnx(net: nn.Module, file: Path, opset: int, dynamo: bool) -> Path:
 
 
 FORMS = {
-    "torch": (lambda net, folder: net, (), 1e-10),
-    "exported": (
+    "program torch": (lambda net, folder: net, (), 1e-10),
+    "program exported": (
         lambda net, folder: export(net, folder / "net.pt2", "dynamic", tokens()), (), 1e-9),
-    "decomposed": (
+    "program decomposed": (
         lambda net, folder: export(net, folder / "net.pt2", "decomposed", tokens()), (), 1e-9),
 }  # fmt: skip
 # the exporters write Python's numbers, as 1.702, in float32, with 6e-8 of rounding
@@ -219,6 +221,13 @@ def maps(tape: salience.Tape, method: str) -> tuple[Tensor, Tensor | None]:
     target = torch.arange(count).mul(3).add(1).repeat_interleave(len(tokens()))
     found, errors = with_error(tape, method, target)
     return found.unflatten(0, (count, -1)), errors
+
+
+def forms(*words: str) -> list[Any]:
+    """Parameters for the forms whose names have all these words; the slowest is marked."""
+    found = [form for form in FORMS if all(word in form for word in words)]
+    slow = "onnx 20 new"
+    return [pytest.param(f, marks=[pytest.mark.slow] if f == slow else []) for f in found]
 
 
 def check_form(form: str, folder: Path) -> None:

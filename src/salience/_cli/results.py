@@ -12,11 +12,11 @@ from rich.text import Text
 
 from salience._errors import expected, printable, unknown
 from salience._study.agreement import agreement
-from salience._study.recommend import Recommendation
+from salience._study.recommend import HEAD, USE, Recommendation
 from salience._study.sentences import COMPLETELY, CONSTANT, HARDLY, INSENSITIVE, SENSITIVE
 from salience._study.store import ENDINGS, write
 from salience._study.study import Study
-from salience._study.verdicts import Verdicts, counted, number, span
+from salience._study.verdicts import Verdicts
 
 LIMITS = (
     "Known limits: that a map changes with the weights does not make it right, and random maps "
@@ -66,31 +66,19 @@ def show_study(console: Console, study: Study, costs: Mapping[str, float] | None
 
 
 def show_recommendation(console: Console, found: Recommendation) -> None:
-    """Print every method's scores with the gate that stopped it, and which to use."""
-    numbers = [
-        Column(name, justify="right", no_wrap=True)
-        for name in ("faithful", "95% interval", "gain", "95% interval")
-    ]
-    measured = found.measured
+    """Print every map's scores with the gate that stopped it, and which to use."""
+    first, *numbers, last = HEAD
     table = Table(
-        Column("method", no_wrap=True),
-        *numbers,
-        "stopped by",
+        Column(first, no_wrap=True),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        last,
         caption_justify="left",
         caption_style="dim",
-        caption=f"faithful: {measured.score}; gain: over the method's maps on "
-        f"{counted(measured.networks, 'untrained network')}; {measured.told}",
+        caption=Text("\n".join(found.caption())),
     )
-    for name, passed in found.passed.items():
-        row, told = measured[name], f"{passed.gate}: {passed.why}" if passed.gate else "use"
-        says = Text(told, "dim" if passed.gate else "bold dodger_blue2")
-        ends, gains = span(row.low, row.high), span(row.gain_low, row.gain_high)
-        table.add_row(Text(name), number(row.score), ends, number(row.gain), gains, says)
-    table.add_section()
-    for row in measured.values():
-        if row.role != "method":
-            ends = span(row.low, row.high)
-            table.add_row(Text(row.name), number(row.score), ends, "-", "-", Text(row.role, "dim"))
+    for place, (*cells, told) in enumerate(found.rows(), 1):
+        says = Text(told, "bold dodger_blue2" if told == USE else "dim")
+        table.add_row(*map(Text, cells), says, end_section=place == len(found.passed))
     console.print(table)
     console.print(Text(printable(found.sentence), "bold"))
 

@@ -89,10 +89,10 @@ class Faithfulness(Mapping[str, Faithful]):
         return pd.DataFrame([asdict(row) for row in self.values()]).set_index("name")
 
     def __repr__(self) -> str:
-        return "\n".join([text_table(_HEAD, self._rows()), *self._caption()])
+        return "\n".join([text_table(_HEAD, self._rows()), *self.caption()])
 
     def _repr_html_(self) -> str:
-        return html_table(_HEAD, self._rows(), "; ".join(self._caption()))
+        return html_table(_HEAD, self._rows(), "; ".join(self.caption()))
 
     def _rows(self) -> list[list[str]]:
         return [
@@ -109,7 +109,8 @@ class Faithfulness(Mapping[str, Faithful]):
             for name, f in self.items()
         ]
 
-    def _caption(self) -> list[str]:
+    def caption(self) -> list[str]:
+        """What the numbers of the table are."""
         counts = f"{counted(self.samples, 'input')}, {counted(self.networks, 'untrained network')}"
         lines = [f"score: {self.score} ({counts}); {self.told}"]
         if any(not math.isnan(f.other) for f in self.values()):

@@ -38,7 +38,8 @@ GATES = {
 ROUNDING = 1e-6  # of effects, over the target
 UNKNOWN = "its gain is not known: no maps on untrained networks"
 FEWEST = 8  # inputs, of which one half chooses and the other is reported
-_HEAD = ("method", "score", "95% interval", "gain", "95% interval", "gate", "why")
+HEAD = ("map", "faithful", "95% interval", "gain", "95% interval", "stopped by")
+USE = "use"
 
 
 @dataclass(frozen=True)
@@ -67,27 +68,35 @@ class Recommendation:
     sentence: str
 
     def __repr__(self) -> str:
-        table = text_table(_HEAD, self._rows())
+        table = text_table(HEAD, self.rows())
         return "\n".join([printable(self.sentence), table, *self.caption()])
 
     def _repr_html_(self) -> str:
-        table = html_table(_HEAD, self._rows(), "; ".join(self.caption()))
+        table = html_table(HEAD, self.rows(), "; ".join(self.caption()))
         return f"<p>{escape(printable(self.sentence))}</p>{table}"
 
     def caption(self) -> list[str]:
         """What the gates that stopped a method ask."""
         stopped = {passed.gate for passed in self.passed.values()}
-        return [f"{gate}: {asks}" for gate, asks in GATES.items() if gate in stopped]
+        gates = [f"{gate}: {asks}" for gate, asks in GATES.items() if gate in stopped]
+        return [f"faithful: {self.measured.caption()[0]}", *gates]
 
-    def _rows(self) -> list[list[str]]:
-        rows = []
-        for name, passed in self.passed.items():
-            f = self.measured[name]
-            ends, gains = span(f.low, f.high), span(f.gain_low, f.gain_high)
-            told = passed.gate or "use"
-            row = [name, number(f.score), ends, number(f.gain), gains, told, passed.why]
-            rows.append([printable(cell) for cell in row])
-        return rows
+    def rows(self) -> list[list[str]]:
+        """A row for each method, then one for each control, under HEAD."""
+        told = {p.method: f"{p.gate}: {p.why}" if p.gate else USE for p in self.passed.values()}
+        order = sorted(self.measured.values(), key=lambda f: f.role != "method")  # stable
+        rows = [
+            [
+                f.name,
+                number(f.score),
+                span(f.low, f.high),
+                number(f.gain),
+                span(f.gain_low, f.gain_high),
+                told.get(f.name, f.role),
+            ]
+            for f in order
+        ]
+        return [[printable(cell) for cell in row] for row in rows]
 
 
 def recommend(data: xarray.Dataset, score: str | None = None) -> Recommendation:

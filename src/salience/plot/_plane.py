@@ -56,7 +56,7 @@ def plane(study: Study | xarray.Dataset, *, score: str | None = None) -> Figure:
     axes.axvline(0, color="0.3", linewidth=0.8, zorder=0.5)
     axes.set_xlabel("gain over the same methods on untrained networks")
     axes.set_ylabel(f"{_named(table.score)}")
-    axes.set_title(_words(table.samples, table.networks, table.told), fontsize=8, color="0.3")
+    axes.set_title(table.caption()[0], fontsize=8, color="0.3")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     legend = figure.legend(handles=lines, loc="outside right upper", fontsize=8, frameon=False)
@@ -105,7 +105,3 @@ def _named(score: str) -> str:
     'faithfulness (subsets, signed, pearson)'
     """
     return f"faithfulness ({score.replace('_', ', ')})"
-
-
-def _words(samples: int, networks: int, told: str) -> str:
-    return f"{samples} inputs, {networks} untrained networks; {told}"

@@ -30,6 +30,7 @@ def recommendation(study: Study) -> dict[str, Any] | None:
         "score": found.measured.score,
         "networks": found.measured.networks,
         "told": found.measured.told,
+        "gates": found.caption()[1:],
         "figure": _figure(study),
     }
 
