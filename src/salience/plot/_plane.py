@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+_LETTERS = 92  # of a line of the title, which the axes are as wide as
 _CONTROL_LINES = {NEGATIVE: (0, (4, 2)), FLOOR: (0, (1, 1.5))}
 
 
@@ -56,7 +58,8 @@ def plane(study: Study | xarray.Dataset, *, score: str | None = None) -> Figure:
     axes.axvline(0, color="0.3", linewidth=0.8, zorder=0.5)
     axes.set_xlabel("gain over the same methods on untrained networks")
     axes.set_ylabel(f"{_named(table.score)}")
-    axes.set_title(table.caption()[0], fontsize=8, color="0.3")
+    told = fill(table.caption()[0], _LETTERS)
+    axes.set_title(told, fontsize=7, color="0.3", loc="left", parse_math=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     legend = figure.legend(handles=lines, loc="outside right upper", fontsize=8, frameon=False)
