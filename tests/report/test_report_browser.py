@@ -130,7 +130,12 @@ def test_the_map_lies_as_the_array_does(browser: Any, address: str, study: xarra
     values = study["maps"].values[list(study.map_method.values).index(SENSITIVE), 0, 0, 0]
     limit = np.percentile(np.abs(values), 99.5)
     wanted = values.clip(-limit, limit).reshape(32, 4, 32, 4).mean((1, 3))
-    assert alike(found, wanted) > 0.7
+    # 208 pixels of the screen show 128 of the map: a browser doubles some columns and not others,
+    # so that 0.66 are left of a rough map, but no other place fits it
+    assert alike(found, wanted) > 0.6
+    for shift in (-2, -1, 1, 2):
+        for axis in (0, 1):
+            assert alike(np.roll(found, shift, axis), wanted) < 0.3
     assert abs(alike(found, wanted[::-1])) < 0.2 and abs(alike(found, wanted[:, ::-1])) < 0.2
 
 

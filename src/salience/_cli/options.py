@@ -132,7 +132,10 @@ Cell = Annotated[
 ]
 Window = Annotated[
     str | None,
-    typer.Option(help="Faithfulness: what is removed at once around a cell; by default the cell."),
+    typer.Option(
+        help="Faithfulness: what is removed at once around a cell; by default three cells, of "
+        "features and tokens one."
+    ),
 ]
 Replacement = Annotated[
     str | None,
