@@ -26,7 +26,8 @@ METHODS: dict[str, dict[str, float]] = {
     "lrp_alpha_beta": {"alpha": 2, "beta": 1},
 }  # fmt: skip
 # Keras computes a BatchNorm of float64 in float32: everything is in float32 here, and relevance
-# over sums near zero keeps three digits of it.
+# over sums near zero keeps three digits of it, or as many as one more ulp of the input leaves it
+# (NASNet, alpha2-beta1: .5% of the map, file or not).
 OUTPUT, GRADIENT, RELEVANCE = 1e-5, 1e-5, 1e-3
 NETWORKS = {  # one of each family, with the pixels of its input
     "VGG16": 32, "ResNet50": 64, "ResNet50V2": 64, "MobileNet": 64, "MobileNetV2": 64,
@@ -70,11 +71,14 @@ def test_the_maps_of_a_file(name: str, tmp_path: Path):
     except SalienceError as error:
         pytest.skip(f"refused: {error}")
     own, tape = salience.record(model, x), salience.record(loaded, x)
+    moved = salience.record(model, torch.nextafter(x, torch.full_like(x, 1e3)))
     assert off(tape.output, own.output) < OUTPUT
     for method, parameters in METHODS.items():
-        found = tape.explain(method, 1, **parameters)
-        tolerance = RELEVANCE if method.startswith("lrp") else GRADIENT
-        assert off(found, own.explain(method, 1, **parameters)) < tolerance, method
+        wanted = own.explain(method, 1, **parameters)
+        tolerance = GRADIENT
+        if method.startswith("lrp"):
+            tolerance = max(RELEVANCE, off(moved.explain(method, 1, **parameters), wanted))
+        assert off(tape.explain(method, 1, **parameters), wanted) < tolerance, method
 
 
 def off(found: Tensor, wanted: Tensor) -> float:

@@ -31,7 +31,8 @@ from salience.rules._table import methods as registry
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-SAMPLES_PER_PASS = 64
+SAMPLES_PER_PASS, LARGE_PER_PASS = 64, 16
+LARGE = 4096  # entries of a sample: more of them outgrow a processor's caches and take longer each
 DEFAULT_SCORES = tuple(name for name, score in SCORES.items() if score.of != "curves")
 
 
@@ -67,7 +68,8 @@ def faithfulness(
                 which take 2 x steps passes for each method and untrained network
     cascade     the untrained networks that each method is held against: all stages random, as many
                 as `repeats`, the same as at the end of a randomisation test; None: none
-    batch_size  samples per perturbed pass (default 64), halved when memory runs out
+    batch_size  samples per perturbed pass (default 64; 16 of over 4096 entries on a CPU), halved
+                when memory runs out
 
     Passes: 1 + cells per input for all scores of single windows of all methods together, 1 +
     subsets for those of subsets, 2 x steps for the curves of a map.
@@ -189,8 +191,15 @@ def measured(
     )
     with torch.inference_mode(False), torch.enable_grad():
         plan = planned(question, x)
-        batches = _batches(plan, x, batch_size or SAMPLES_PER_PASS, progress)
+        batches = _batches(plan, x, batch_size or _samples_per_pass(x), progress)
     return Study(dataset_of(plan, x, batches))
+
+
+def _samples_per_pass(x: Inputs) -> int:
+    tensors = trees.tensors_of(x)
+    entries = sum(tensor[0].numel() for tensor in tensors)
+    large = tensors[0].device.type == "cpu" and entries > LARGE
+    return LARGE_PER_PASS if large else SAMPLES_PER_PASS
 
 
 def _batches(plan: Plan, x: Inputs, size: int, progress: bool) -> list[Batch]:
