@@ -75,6 +75,10 @@ class Caches(Net):
         return h * self.held[0].detach()
 
 
+SINGLE = [name for name, method in salience.methods.items() if method.single_pass]
+SEVERAL = [salience.rules.smoothgrad(n=4), salience.rules.integrated_gradients(tol=0.5)]
+
+
 def test(model: Any, x: Any, **options: Any) -> Any:
     return study_of(
         model, x, **{"repeats": 1, "progress": False, "methods": ["gradient"], **options}
@@ -86,7 +90,7 @@ test.__test__ = False  # type: ignore[attr-defined]
 
 @pytest.mark.parametrize("run", [
     lambda model: salience.record(model, x_of()).explain("gradient"),
-    lambda model: salience.explain(model, x_of()),
+    lambda model: salience.explain(model, x_of(), [*SINGLE, *SEVERAL]),
     lambda model: test(model, x_of()),
     lambda model: test(model, x_of(), methods=salience.rules.smoothgrad(n=2)),
 ], ids=["record", "explain", "test", "test of several passes"])  # fmt: skip
@@ -143,7 +147,7 @@ def test_inference_mode_of_callers_and_of_weights(made, inside):
     ).eval()
     plain.load_state_dict({name: v.clone() for name, v in model.state_dict().items()})
     x = x_of()[:, None]
-    given = {"smoothgrad": {"n": 2}, "integrated_gradients": {"max_steps": 4}}
+    given = {"smoothgrad": {"n": 2}, "integrated_gradients": {"max_steps": 4, "tol": 0.0}}
     names = ["gradient", "lrp_epsilon", "smoothgrad"]
     maps = salience.explain(plain, x, chosen(given), target=1)
     study = test(plain, x, methods=chosen(given, names))

@@ -197,15 +197,40 @@ def integrated_gradients(
     *,
     baseline: float | Tensor = 0.0,
     steps: int = 64,
+    tol: float = 0.0,
 ) -> Tensor:
-    """The midpoint rule with a given number of steps (the oracle does not adapt it)."""
+    """Midpoints of panels: of 8 equal ones the 4 that miss most are halved, one sample at a time.
+
+    Until steps gradients were taken (at most), or from 16 on until the sum is right to tol.
+    """
     start = torch.as_tensor(baseline, dtype=x.dtype).expand_as(x)
-    t = ((torch.arange(steps, dtype=x.dtype) + 0.5) / steps).reshape(-1, *[1] * (x.ndim - 1))
-    maps = torch.zeros_like(x)
-    for b in range(len(x)):
-        path = start[b] + t * (x[b] - start[b])  # (steps, ...)
-        maps[b] = (x[b] - start[b]) * gradient(net, path, [target[b]] * steps).mean(dim=0)
-    return maps
+    return torch.stack([
+        _integrated(net, x0, x1, k, steps, tol)
+        for x0, x1, k in zip(start, x, target, strict=True)
+    ])  # fmt: skip
+
+
+def _integrated(
+    net: GraphNet, x0: Tensor, x1: Tensor, k: int, most: int, tol: float
+) -> Tensor:  # fmt: skip
+    def f(t: float) -> float:
+        return net((x0 + t * (x1 - x0))[None])[0, k].item()
+
+    def panel(a: float, b: float) -> tuple[float, float, Tensor, float]:
+        map = (b - a) * (x1 - x0) * gradient(net, (x0 + (a + b) / 2 * (x1 - x0))[None], [k])[0]
+        return a, b, map, map.sum().item() - (f(b) - f(a))
+
+    taken = min(8, most)
+    panels = [panel(i / taken, (i + 1) / taken) for i in range(taken)]
+    while taken + 8 <= most:
+        if taken >= 16 and abs(sum(p[3] for p in panels)) <= tol * abs(f(1.0) - f(0.0)):
+            break
+        panels.sort(key=lambda p: -abs(p[3]))
+        ends = [(a, b) for a, b, _, _ in panels[:4]]
+        halves = [half for a, b in ends for half in ((a, (a + b) / 2), ((a + b) / 2, b))]
+        panels = panels[4:] + [panel(a, b) for a, b in halves]
+        taken += 8
+    return torch.stack([p[2] for p in panels]).sum(0)
 
 
 # ---------------------------------------------------------------- relevance

@@ -224,8 +224,8 @@ def test_all_methods_call_the_models_forward_once_besides_their_own_passes():
         "integrated_gradients": {"max_steps": 8, "tol": 0.0},
     }
     salience.explain(model, NOISE, chosen(given), target=1)
-    # SmoothGrad: 3 draws of 2 samples in one pass; integrated gradients: the baseline, and 8 steps
-    # of 2 samples in one pass
+    # SmoothGrad: 3 draws of 2 samples in one pass; integrated gradients: the values, then the
+    # gradients, of 2 samples at 8 points in one pass
     assert model.calls == 1 + 1 + 2
 
 

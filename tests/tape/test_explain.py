@@ -16,7 +16,7 @@ from salience import Maps, rules
 
 B = 5
 METHODS = list(salience.methods)
-FEW = {"smoothgrad": {"n": 5}, "integrated_gradients": {"max_steps": 32}}
+FEW = {"smoothgrad": {"n": 5}, "integrated_gradients": {"max_steps": 32, "tol": 0.0}}
 
 
 def _model(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -190,7 +190,7 @@ def test_batches_are_told_as_one(monkeypatch):
     monkeypatch.setattr(
         salience.Tape, "uncovered", lambda self, m: looked.append(m.name) or look(self, m)
     )
-    each = rules.integrated_gradients(torch.randn_like(X), max_steps=4)
+    each = rules.integrated_gradients(torch.randn_like(X), tol=0.0, max_steps=4)
     maps = salience.explain(MODEL, X, [each, "gradient"], Y, batch_size=2)
     assert looked == ["integrated_gradients", "gradient"]  # of the first batch
     assert maps.parameters["integrated_gradients"]["baseline"] is each.parameters["baseline"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import salience
 
 METHODS = list(salience.methods)
-FEW = {"smoothgrad": {"n": 3}, "integrated_gradients": {"max_steps": 16}}
+FEW = {"smoothgrad": {"n": 3}, "integrated_gradients": {"max_steps": 16, "tol": 0.0}}
 NETS = small_nets()
 
 

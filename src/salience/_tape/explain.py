@@ -18,7 +18,7 @@ from salience._memory import in_parts
 from salience._recording.linear_maps import Weights
 from salience._recording.run import checked_pass
 from salience._study.maps import Maps, joined
-from salience._tape.maps import maps_of
+from salience._tape.maps import maps_of, warn_incomplete
 from salience._tape.tape import Tape
 from salience.rules._table import Method, Methods, choose
 
@@ -177,7 +177,10 @@ def explained(
             results.extend(maps for _, maps in in_parts(run, max(1, count), size))
     if not results:
         raise no_batches()
-    return replace(joined(results), parameters={m.name: m.parameters for m in left})
+    found = replace(joined(results), parameters={m.name: m.parameters for m in left})
+    for method in left:
+        warn_incomplete(method, found.error.get(method.name))
+    return found
 
 
 def _bar(progress: bool, count: int) -> tqdm[NoReturn]:

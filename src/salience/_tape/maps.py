@@ -35,6 +35,21 @@ def applicable(tape: Tape, methods: Iterable[Method], skip: bool) -> tuple[Metho
     return tuple(found)
 
 
+def warn_incomplete(method: Method, error: Tensor | None) -> None:
+    """Say so where a method that refines until it is right to a tolerance had to stop before."""
+    tol = method.parameters.get("tol")
+    if error is None or not tol or not method.complete:
+        return
+    open_ = int((error > tol).sum())
+    if open_:
+        warn(
+            f"{method.name}: after max_steps = {method.parameters.get('max_steps')} gradients the "
+            f"maps of {open_} of {len(error)} inputs do not add up to f(x) - f(baseline) within "
+            f"tol = {tol:g}; the largest error is {float(error.max()):.2g} of it. "
+            "Raise max_steps, or tol where that is good enough."
+        )
+
+
 def maps_of(
     tape: Tape,
     methods: Sequence[Method],

@@ -26,7 +26,7 @@ from salience._study.maps import Maps
 from salience._tape.accounts import Take, accounted, ledger_of
 from salience._tape.backward import Found, walk_back
 from salience._tape.coverage import Coverage, coverage_of
-from salience._tape.maps import maps_of
+from salience._tape.maps import maps_of, warn_incomplete
 from salience._tape.shown import as_html, as_text
 from salience.rules._method import Attribution, Method
 from salience.rules._table import Methods, choose, find
@@ -111,9 +111,9 @@ class Tape:
         >>> map.shape, map.sum(-1).shape
         (torch.Size([1, 5, 4]), torch.Size([1, 5]))
         """
-        made = self.explain_leaves(
-            find(method).having(**parameters), target, start=start, seed=seed, strict=strict
-        )
+        chosen = find(method).having(**parameters)
+        made = self.explain_leaves(chosen, target, start=start, seed=seed, strict=strict)
+        warn_incomplete(chosen, made.error)
         return trees.at_inputs(self.x, self.leaves, made.maps)
 
     def ledger(
@@ -162,7 +162,10 @@ class Tape:
         True
         """
         skip, chosen = methods is None, choose(methods)
-        return maps_of(self, chosen, target, seed=seed, strict=strict, skip=skip, ledger=ledger)
+        made = maps_of(self, chosen, target, seed=seed, strict=strict, skip=skip, ledger=ledger)
+        for used in chosen:
+            warn_incomplete(used, made.error.get(used.name))
+        return made
 
     def explain_leaves(
         self,

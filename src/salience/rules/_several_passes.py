@@ -1,6 +1,6 @@
-"""Methods that need passes of their own: SmoothGrad and integrated gradients.
+"""Methods that need passes of their own: what they share, and SmoothGrad.
 
-Both run batched copies of the whole batch, so that the target means the same in each copy, in parts
+They run batched copies of the whole batch, so that the target means the same in each copy, in parts
 whose memory is bounded.
 """
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from salience._inputs.targets import Scalar
 from salience._inputs.trees import Leaf, columns, rows
-from salience._inputs.validation import values_at
 from salience._memory import in_parts
 from salience.rules._method import Attribution, Method
 
@@ -33,15 +32,15 @@ class Pass(Protocol):
 SAMPLES_PER_PASS = 16  # unless the batch itself is larger
 
 
-def _values(tape: Pass) -> list[Tensor]:
+def values_of(tape: Pass) -> list[Tensor]:
     return [leaf.tensor.detach() for leaf in tape.leaves]
 
 
-def _copies_per_pass(batch: int) -> int:
+def copies_per_pass(batch: int) -> int:
     return max(1, SAMPLES_PER_PASS // max(1, batch))
 
 
-def _in_copies(target: Scalar, batch: int) -> Scalar:
+def in_copies(target: Scalar, batch: int) -> Scalar:
     """The target for an output that holds several copies of the batch, one after the other."""
     return lambda out: torch.cat([target(part) for part in out.split(max(1, batch))])
 
@@ -50,7 +49,7 @@ def _summed(tape: Pass, method: Method, target: Scalar, copies: Sequence[Tensor]
     """The sum of a method's maps over copies (copies, B, ...) of the batch, for each leaf."""
     batch = len(tape.output)
     noisy = tape.again(*(copy.flatten(0, 1) for copy in copies))
-    maps = noisy.explain_leaves(method, _in_copies(target, batch)).maps
+    maps = noisy.explain_leaves(method, in_copies(target, batch)).maps
     counts = [len(copy) for copy in copies]
     return [m.unflatten(0, (n, batch)).sum(0) for m, n in zip(maps, counts, strict=True)]
 
@@ -71,7 +70,7 @@ def smoothgrad(
     depend on what else is in the batch; they come from a CPU generator, so that it does not depend
     on the device either.
     """
-    values, batch = _values(tape), len(tape.output)
+    values, batch = values_of(tape), len(tape.output)
     spreads = [columns(noise * (rows(x).amax(1) - rows(x).amin(1)), x) for x in values]
     generator = torch.Generator().manual_seed(seed)
     states: dict[int, Tensor] = {0: generator.get_state()}
@@ -88,64 +87,9 @@ def smoothgrad(
         return _summed(tape, base, target, noisy)
 
     totals = [torch.zeros_like(x) for x in values]
-    parts = in_parts(part_sum, int(n), _copies_per_pass(batch))
+    parts = in_parts(part_sum, int(n), copies_per_pass(batch))
     return Attribution(tuple(total / n for total in _added(totals, parts)))
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def integrated_gradients(
-    tape: Pass,
-    target: Scalar,
-    seed: int,
-    gradient: Method,
-    baseline: object,
-    tol: float,
-    max_steps: int,
-) -> Attribution:
-    """(x - x0) times the mean of df/dx at x0 + t (x - x0), t the midpoints of equal steps.
-
-    The steps are doubled until |sum of the maps - (f(x) - f(x0))| is under tol |f(x) - f(x0)|, for
-    each sample on its own; the error is that, over |f(x) - f(x0)|. Several inputs go from their
-    baselines to their values together.
-    """
-    values = _values(tape)
-    begins = list(values_at("a baseline", baseline, tape.x, tape.leaves).values())
-    there = tape.again(*(begin.contiguous() for begin in begins))
-    difference = target(tape.output) - target(there.output)  # (B,)
-    maps, error = [torch.zeros_like(x) for x in values], torch.full_like(difference, torch.inf)
-    steps = min(16, max_steps)
-    while True:
-        means = _mean_gradients(tape, gradient, target, begins, steps)
-        refined = [(x - x0) * m for x, x0, m in zip(values, begins, means, strict=True)]
-        missing = (sum(rows(map).sum(1) for map in refined) - difference).abs()
-        scale = difference.abs().clamp(min=torch.finfo(difference.dtype).tiny)
-        open_ = error > tol
-        pairs = zip(refined, maps, strict=True)
-        maps = [torch.where(columns(open_, new), new, old) for new, old in pairs]
-        error = torch.where(open_, missing / scale, error)
-        if steps * 2 > max_steps or not bool((error > tol).any()):
-            break
-        steps *= 2
-    return Attribution(tuple(maps), error)
-
-
-def _mean_gradients(
-    tape: Pass, gradient: Method, target: Scalar, begins: list[Tensor], steps: int
-) -> list[Tensor]:
-    """The mean of df/dx over the midpoints of equal steps from x0 to x, for each leaf."""
-    values = _values(tape)
-    midpoints = (torch.arange(steps, device=values[0].device, dtype=torch.float64) + 0.5) / steps
-
-    def part_sum(part: slice) -> list[Tensor]:
-        between = [
-            x0 + columns(midpoints[part].to(x.dtype), x[None]) * (x - x0)
-            for x, x0 in zip(values, begins, strict=True)
-        ]  # (copies, B, ...)
-        return _summed(tape, gradient, target, between)
-
-    totals = [torch.zeros_like(x) for x in values]
-    parts = in_parts(part_sum, steps, _copies_per_pass(len(tape.output)))
-    return [total / steps for total in _added(totals, parts)]

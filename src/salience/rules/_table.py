@@ -13,6 +13,7 @@ from typing import Any
 from salience._errors import expected, squeezed, unknown, warn
 from salience._inputs.validation import at_least_0, check_bounds, listed, whole_number
 from salience.rules import _composites as composites
+from salience.rules import _integrated_gradients as way
 from salience.rules import _rules as backward
 from salience.rules import _several_passes as passes
 from salience.rules._method import LINEAR, Method, named
@@ -77,8 +78,8 @@ def integrated_gradients(baseline: object = 0.0, tol: float = 0.01, max_steps: i
 
     baseline   x0: a number, values for one sample or for each of (N, ...); for several inputs a
                container like theirs
-    tol        of the completeness error, at which the doubling of steps ends
-    max_steps  at most
+    tol        of the completeness error, under which no part of the way is halved any more
+    max_steps  gradients, at most
     """
     whole_number("max_steps", max_steps, 1, "The default is 256.")
     at_least_0("tol", tol, 0.01)
@@ -86,7 +87,7 @@ def integrated_gradients(baseline: object = 0.0, tol: float = 0.01, max_steps: i
     return Method(
         "integrated_gradients", "(x - x0) times the mean gradient on the way from x0 to x",
         "Sundararajan 2017", parameters=given,
-        run=partial(passes.integrated_gradients, gradient=gradient(), **given),
+        run=partial(way.integrated_gradients, gradient=gradient(), **given),
         complete=True, make=integrated_gradients,
     )  # fmt: skip
 
