@@ -1,4 +1,7 @@
-"""Findings 2 and 3: maps of one network by different methods and settings, compared."""
+"""Findings 2 and 3: maps of one network by different methods and settings, compared.
+
+And what a factor x makes alike by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from findings import Finding
 from torch import Tensor, nn
 
 import salience
+from salience._scores.grain import grain
 
-LARGER_EPS = (1e-2, 1e-1, 1.0, 10.0)
+LARGER_EPS = (1e-1, 1.0, 10.0)  # as it is, and in units of each layer's mean |z|
 SAME, NOISE = 0.9, 0.2  # rank correlations
 
 
@@ -54,9 +58,15 @@ def settings(network: nn.Module, x: Tensor, target: int) -> list[Finding]:
     """Finding 3: what eps, alpha and beta change."""
     tape = salience.record(network, x)
     usual = tape.explain("lrp_epsilon", target)
-    larger = {eps: tape.explain("lrp_epsilon", target, eps=eps) for eps in LARGER_EPS}
-    rho = {f"eps {eps:g}": spearman(usual, maps) for eps, maps in larger.items()}
-    grain = {"grain 0.001": neighbors(usual), "grain 10": neighbors(larger[10.0])}
+    larger = {
+        f"eps {eps:g}{unit}": tape.explain("lrp_epsilon", target, **{name: eps})
+        for name, unit in {"eps": "", "eps_relative": " |z|"}.items()
+        for eps in LARGER_EPS
+    }
+    rho = {name: spearman(usual, maps) for name, maps in larger.items()}
+    grains = {f"grain at {name}": float(grain(maps).mean()) for name, maps in larger.items()}
+    shown = {"grain at eps 0.001": float(grain(usual).mean()),
+             **{name: value for name, value in grains.items() if " 10" in name}}  # fmt: skip
     usual = tape.explain("lrp_alpha_beta", target)
     near = {
         f"alpha {alpha:g}": spearman(
@@ -67,8 +77,9 @@ def settings(network: nn.Module, x: Tensor, target: int) -> list[Finding]:
     return [
         Finding(
             "3a", "eps larger than 1e-3 gives maps that look like noise",
-            f"rank correlation with the map of 1e-3 falls below {NOISE} for an eps up to 10",
-            NOISE - min(rho.values()), {**rho, **grain},
+            f"rank correlation with the map of 1e-3 falls below {NOISE} for an eps up to 10, "
+            "as it is or in units of each layer's mean |z|",
+            NOISE - min(rho.values()), {**rho, **shown},
         ),
         Finding(
             "3b", "small changes of alpha and beta (2 +- 0.1, 1 +- 0.1) change nothing",
@@ -88,7 +99,8 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float(((a - b).flatten(1).abs().amax(1) / scale).max())
 
 
-def neighbors(maps: Tensor) -> float:
-    """Mean correlation of a pixel with the next one; 0 for white noise."""
-    pearson = salience.similarities["pearson"]
-    return float(torch.stack([pearson(maps, maps.roll(1, dim)) for dim in (-1, -2)]).nanmean())
+def factor_alone(x: Tensor, seed: int = 0) -> float:
+    """Mean |rank correlation| of x times one positive noise and x times another."""
+    generator = torch.Generator().manual_seed(seed)
+    one, other = (torch.rand(x.shape, generator=generator) for _ in range(2))
+    return float(salience.similarities["spearman_abs"](x * one, x * other).nanmean())

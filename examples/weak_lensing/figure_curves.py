@@ -1,4 +1,4 @@
-"""Figures of numbers with intervals: similarity per stage, attribution per class of kappa."""
+"""Figures of numbers with intervals: similarity per stage, attribution per class of kappa, gain."""
 
 from __future__ import annotations
 
@@ -78,6 +78,36 @@ def attribution_figure(results: Results) -> Figure:
     handles, names = next(iter(panels.values())).get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
     return figure
+
+
+def plane_figure(results: Results) -> Figure:
+    """Faithfulness over its gain on untrained networks, with 95% intervals and the controls."""
+    figure, panels = grid("What maps tell of the network, and how much of it was learned")
+    for key, axes in panels.items():
+        table = results[key]["study"].faithfulness()
+        for name, (color, marker, _) in STYLES.items():
+            row = table[name]
+            axes.errorbar(
+                row.gain, row.score,
+                beside(row.score, row.low, row.high),
+                beside(row.gain, row.gain_low, row.gain_high),
+                color=color, marker=marker, markersize=5, linewidth=0.8, linestyle="none",
+                label=label(name),
+            )  # fmt: skip
+        for name, color in CONTROLS.items():
+            axes.axhline(table[name].score, color=color, linestyle="--", linewidth=1,
+                         label=control_label(name))  # fmt: skip
+        axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+    figure.supxlabel("gain: AUC less that of the same method on untrained networks", fontsize=10)
+    figure.supylabel("AUC of |map| for where removing squares matters", fontsize=10)
+    handles, names = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def beside(mean: float, low: float, high: float) -> list[list[float]]:
+    """Lengths (2, 1) of the two halves of an error bar."""
+    return [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
 
 
 def grid(title: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from figure_curves import attribution_figure, similarity_figure
+from figure_curves import attribution_figure, plane_figure, similarity_figure
 from figure_maps import cascade_figure, maps_figure
 from labels import NETWORKS
+from matplotlib.figure import Figure
 from subject import OUTPUTS
-from tqdm import tqdm
+
+Results = Mapping[Any, Any]
 
 
-def save_figures(results: Mapping[Any, Any], folder: Path) -> None:
-    """Draw every figure into `folder`, as PNG and PDF."""
-    drawn = {
-        "similarity": partial(similarity_figure, results),
-        "attribution": partial(attribution_figure, results),
-    }
-    for network in NETWORKS:
-        here = results[network, OUTPUTS[0]]
-        drawn[f"maps-{network}"] = partial(maps_figure, here["maps"], network)
-        drawn[f"cascade-{network}"] = partial(cascade_figure, here["cascade"], network)
-    for name, draw in tqdm(drawn.items(), "figures"):
-        figure = draw()
-        figure.savefig(folder / f"{name}.png")
-        figure.savefig(folder / f"{name}.pdf")
+def _maps(results: Results, network: str) -> Figure:
+    return maps_figure(results[network, OUTPUTS[0]]["maps"], network)
+
+
+def _cascade(results: Results, network: str) -> Figure:
+    return cascade_figure(results[network, OUTPUTS[0]]["cascade"], network)
+
+
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "similarity": similarity_figure,
+    "attribution": attribution_figure,
+    "faithfulness": plane_figure,
+    **{f"maps-{network}": partial(_maps, network=network) for network in NETWORKS},
+    **{f"cascade-{network}": partial(_cascade, network=network) for network in NETWORKS},
+}
+
+
+def save_figure(name: str, results: Results, folder: Path) -> None:
+    """Draw one figure into `folder`, as PNG and PDF."""
+    figure = FIGURES[name](results)
+    figure.savefig(folder / f"{name}.png")
+    figure.savefig(folder / f"{name}.pdf")

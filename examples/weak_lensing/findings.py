@@ -2,11 +2,13 @@
 
 Each finding is data: a claim, the criterion that decides it, the numbers, and the margin, which is
 positive where the claim holds. The criteria are the same for all networks and outputs. Here are
-those that verdicts and attribution decide (1 and 4); 2 and 3 are in `comparisons.py`.
+those that verdicts, faithfulness and attribution decide (1 and 4), and what the paper did not ask
+(1d, 1e); 2 and 3 are in `comparisons.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,26 +20,31 @@ import salience
 STRICT = ("gradient", "input_x_gradient", "lrp_epsilon")
 PROPAGATION = ("guided_backprop", "deconvnet", "deep_taylor", "excitation_backprop")
 LOST, STRONG = 0.2, 0.4  # retention of maps that do and do not depend on the weights
+LEFT = 0.05  # of what lies above the floor: under it maps change completely
 RANGES = {"noiseless": ("< 0", 0.69, 0.86), "ngal30": (">= 3", 0.36, 0.68)}  # the paper's F
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim on one network and output; it holds if `margin` > 0."""
+    """One claim on one network and output; it holds if `margin` > 0.
+
+    where  under which treatment of BatchNorm, where there are several
+    """
 
     part: str
     claim: str
     criterion: str
     margin: float
     numbers: dict[str, float] = field(default_factory=dict)
+    where: str = ""
 
     @property
     def holds(self) -> bool:
         return self.margin > 0
 
 
-def parameters(verdicts: Mapping[str, salience.Verdict]) -> list[Finding]:
-    """Finding 1: whose maps depend on the network's parameters."""
+def parameters(verdicts: Mapping[str, salience.Verdict], batch_norm: str = "keep") -> list[Finding]:
+    """Finding 1: whose maps depend on the network's parameters, by their retention."""
     strict = {name: verdicts[name].high for name in STRICT}
     kept = {name: verdicts[name].retention for name in PROPAGATION}
     half = verdicts["lrp_alpha_beta"]
@@ -45,17 +52,47 @@ def parameters(verdicts: Mapping[str, salience.Verdict]) -> list[Finding]:
         Finding(
             "1a", "gradient, input x gradient, LRP-epsilon depend on the parameters",
             f"upper end of the retention's 95% interval < {LOST}",
-            LOST - max(strict.values()), strict,
+            LOST - max(strict.values()), strict, batch_norm,
         ),
         Finding(
             "1b", "guided backprop, deconvnet, deep Taylor, alpha1-beta0 keep strong correlations",
-            f"retention > {STRONG}", min(kept.values()) - STRONG, kept,
+            f"retention > {STRONG}", min(kept.values()) - STRONG, kept, batch_norm,
         ),
         Finding(
             "1c", "so does alpha2-beta1", f"retention > {STRONG}", half.retention - STRONG,
-            {"lrp_alpha_beta": half.retention},
+            {"lrp_alpha_beta": half.retention}, batch_norm,
         ),
     ]  # fmt: skip
+
+
+def beyond_floors(
+    verdicts: Mapping[str, salience.Verdict], scores: salience.Study, factor: float
+) -> list[Finding]:
+    """What 1b asks next: does more stay than maps share anyway, and was any of it learned?
+
+    verdicts  of what is left once all weights are random
+    scores    the test of faithfulness
+    factor    similarity of x times two positive noises: what a factor x keeps by itself
+    """
+    left = {name: verdicts[name].share.low for name in PROPAGATION}
+    table = scores.faithfulness()
+    gains = {name: table[name].gain_low for name in PROPAGATION}
+    return [
+        Finding(
+            "1d", "these four keep more than maps of other inputs share, with all weights random",
+            f"lower end of the share left above the floor > {LEFT}", least(left) - LEFT,
+            {**left, "x times positive noise": factor},
+        ),
+        Finding(
+            "1e", "these four tell what the network uses better than on untrained networks",
+            "lower end of the gain in faithfulness > 0", least(gains), gains,
+        ),
+    ]  # fmt: skip
+
+
+def least(numbers: Mapping[str, float]) -> float:
+    """The least of them; NaN, which no criterion holds for, where one is not known."""
+    return math.nan if any(map(math.isnan, numbers.values())) else min(numbers.values())
 
 
 def attribution(

@@ -12,12 +12,16 @@ from subject import COSMOLOGIES, NETWORKS, OUTPUTS, Subject
 from torch import Tensor, nn
 
 import salience
-from salience import Cascade, Maps, Method
+from salience import Cascade, Maps, Method, Removal
 from salience._randomization.cascade import ordered_stages, randomized_tapes
 from salience._recording.run import run_pass
 from salience._tape.tape import Tape
 
-TESTED, FEW, REPEATS = 8, 4, 5  # maps for the randomisation test; for methods of many passes
+TESTED, TREATED, FEW = 12, 8, 4  # maps: of both tests; other BatchNorm; methods of many passes
+REPEATS, FEWER = 5, 3  # random networks: of the test, and where each costs more
+TREATMENTS = ("keep", "reset", "recalibrate")  # of BatchNorm's running statistics
+# squares of 13 arcmin, as wide as what peaks and voids are; kappa is 0 on average
+SQUARES = Removal(cell=8, window=8, replacement=0.0)
 RANDOM_WEIGHTS = 0  # seed of the randomised networks, whatever the maps
 # the study's own choice of methods
 METHODS = (
@@ -84,13 +88,22 @@ def measure_cascade(subject: Subject) -> xarray.Dataset:
 
 def randomized(
     subject: Subject, count: int, methods: Sequence[str | Method], output: str,
-    repeats: int = REPEATS, stages: int | str = "all", **options: Any,
+    repeats: int = REPEATS, stages: int | str = "all", batch_norm: str = "keep", **options: Any,
 ) -> xarray.Dataset:  # fmt: skip
     """The randomisation test on the first `count` maps."""
-    cascade = Cascade(stages=stages, repeats=repeats, seed=RANDOM_WEIGHTS)
+    cascade = Cascade("top_down", stages, repeats, batch_norm=batch_norm, seed=RANDOM_WEIGHTS)
     return salience.randomization_test(
         subject.network, subject.x[:count], methods, OUTPUTS.index(output), cascade,
         scores=("spearman", "spearman_abs"), progress=False, **options,
+    ).data  # fmt: skip
+
+
+def faithful(subject: Subject, output: str) -> xarray.Dataset:
+    """What removing squares of the first TESTED maps does, beside maps by all methods."""
+    return salience.faithfulness(
+        subject.network, subject.x[:TESTED], methods_of(METHODS, REDUCED), OUTPUTS.index(output),
+        SQUARES, scores=("occlusion_auc", "occlusion_mass", "deletion_absolute_pearson"),
+        cascade=Cascade(repeats=FEWER, seed=RANDOM_WEIGHTS), progress=False,
     ).data  # fmt: skip
 
 
@@ -106,12 +119,20 @@ for _output in OUTPUTS:
     )
     # at reduced cost: FEW maps, 3 of the stages
     PARTS[f"few {_output}"] = partial(
-        randomized, count=FEW, methods=methods_of(MANY, REDUCED), output=_output, stages=3
-    )
+        randomized, count=FEW, methods=methods_of(MANY, REDUCED), output=_output, stages=3,
+        repeats=FEWER,
+    )  # fmt: skip
+    PARTS[f"faithful {_output}"] = partial(faithful, output=_output)
+    for _treatment in TREATMENTS[1:]:
+        PARTS[f"{_treatment} {_output}"] = partial(
+            randomized, count=TREATED, methods=SINGLE, output=_output, repeats=FEWER, stages=3,
+            batch_norm=_treatment,
+        )  # fmt: skip
 JOBS = [
     (name, part)
     for name in NETWORKS
     for part in PARTS
     if (part == "constancy") == (name == "average_pool")
 ]
-JOBS.sort(key=lambda job: not job[1].startswith(("few", "test", "maps")))  # the long ones first
+LONG = ("faithful", "test", "few", "maps")
+JOBS.sort(key=lambda job: not job[1].startswith(LONG))  # the long ones first

@@ -33,11 +33,14 @@ def build_network(pool: str = "max", seed: int = 0) -> nn.Sequential:
 
 
 def load_network(path: str | Path) -> nn.Module:
-    """Trained network, in eval mode, from a weight file that `train.py` wrote."""
+    """Trained network, in eval mode, from a weight file that `train.py` wrote.
+
+    Channels come last in memory, in which order pooling takes a CPU a fraction of its time.
+    """
     network = build_network(load_metadata(path)["pool"])
     with safe_open(path, "pt") as file:
         network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:

@@ -31,10 +31,18 @@ def stored(
         if data.attrs["settings"] == key:
             return data
     data = make()
-    attributes = {name: value if isinstance(value, int | float) else str(value)
-                  for name, value in data.attrs.items()}  # fmt: skip
+    attributes = {
+        name: value if _plain(value) else str(value) for name, value in data.attrs.items()
+    }
     data.attrs = {**attributes, "settings": key}
     partial = path.with_suffix(".partial")
     data.to_netcdf(partial)
     partial.replace(path)
     return data
+
+
+def _plain(value: Any) -> bool:
+    """Whether netCDF has it as it is: a number, or some of them."""
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(isinstance(one, int | float) for one in value)
+    return isinstance(value, int | float)

@@ -23,7 +23,7 @@ COSMOLOGIES, MAPS = 24, 4  # unseen cosmologies, maps of each
 ROOMS = ("cosmology", "simulate", "network", "subject", "measure")  # what measurements depend on
 CODE = [
     *(Path(__file__).with_name(f"{room}.py") for room in ROOMS),
-    *sorted(Path(salience.__file__).parent.glob("*.py")),
+    *sorted(Path(salience.__file__).parent.rglob("*.py")),
 ]
 
 
