@@ -99,8 +99,12 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float(((a - b).flatten(1).abs().amax(1) / scale).max())
 
 
-def factor_alone(x: Tensor, seed: int = 0) -> float:
-    """Mean |rank correlation| of x times one positive noise and x times another."""
+def factor_alone(x: Tensor, seed: int = 0) -> dict[str, float]:
+    """Mean |rank correlation| of a factor times one positive noise and times another."""
     generator = torch.Generator().manual_seed(seed)
     one, other = (torch.rand(x.shape, generator=generator) for _ in range(2))
-    return float(salience.similarities["spearman_abs"](x * one, x * other).nanmean())
+    similar = salience.similarities["spearman_abs"]
+    return {
+        f"{name} times positive noise": float(similar(factor * one, factor * other).nanmean())
+        for name, factor in {"x": x, "|x|": x.abs()}.items()
+    }

@@ -66,13 +66,13 @@ def parameters(verdicts: Mapping[str, salience.Verdict], batch_norm: str = "keep
 
 
 def beyond_floors(
-    verdicts: Mapping[str, salience.Verdict], scores: salience.Study, factor: float
+    verdicts: Mapping[str, salience.Verdict], scores: salience.Study, factor: Mapping[str, float]
 ) -> list[Finding]:
     """What 1b asks next: does more stay than maps share anyway, and was any of it learned?
 
     verdicts  of what is left once all weights are random
     scores    the test of faithfulness
-    factor    similarity of x times two positive noises: what a factor x keeps by itself
+    factor    what a factor x, or |x| in maps of one sign, makes alike by itself
     """
     left = {name: verdicts[name].share.low for name in PROPAGATION}
     table = scores.faithfulness()
@@ -81,7 +81,7 @@ def beyond_floors(
         Finding(
             "1d", "these four keep more than maps of other inputs share, with all weights random",
             f"lower end of the share left above the floor > {LEFT}", least(left) - LEFT,
-            {**left, "x times positive noise": factor},
+            {**left, **factor},
         ),
         Finding(
             "1e", "these four tell what the network uses better than on untrained networks",

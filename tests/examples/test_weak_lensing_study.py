@@ -147,9 +147,11 @@ def test_what_1b_keeps_is_held_against_floors_and_untrained_networks(
 ) -> None:
     words, study = salience.verdicts(both_tests[0], criterion="full"), both_tests[1]
     factor = comparisons.factor_alone(subjects["noiseless"].x[:4])
-    assert 0.75 < factor < 0.95  # two maps that have nothing in common but a factor x
+    # two maps that have nothing in common but a factor: .87 and .54 measured
+    assert 0.75 < factor["x times positive noise"] < 0.95
+    assert 0.4 < factor["|x| times positive noise"] < 0.7
     floors, untrained = findings.beyond_floors(words, study, factor)
-    assert floors.numbers["x times positive noise"] == factor
+    assert floors.numbers.items() >= factor.items()
     assert not floors.holds  # deep Taylor's maps change completely
     assert floors.margin == pytest.approx(min(list(floors.numbers.values())[:4]) - findings.LEFT)
     table = study.faithfulness()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -208,8 +209,21 @@ def _other_multipliers(
 ) -> Numbers:
     """Each trained map x * m against the same x times the m of the sample before it."""
     others = of_sample_before(ms, before and before.multipliers)
-    maps = {name: x * m for name, m in others.items()}
+    maps = {name: _of_its_sign(x * ms[name], x * m) for name, m in others.items()}
     return _without_first(of_pairs(plan.names, plan.question.scores, held, maps, len(x)), before)
+
+
+def _of_its_sign(own: Tensor, mixed: Tensor) -> Tensor:
+    """The magnitudes of mixed maps where the own map of a sample has one sign, with that sign.
+
+    A method whose maps have one sign gives m the sign of x; another input's m has the signs of
+    another x, and x times it would be alike to nothing, for that reason alone.
+    """
+    flat = trees.rows(own)
+    one = (flat.amin(1) >= 0) | (flat.amax(1) <= 0)
+    return torch.where(
+        trees.columns(one, own), trees.columns(flat.sum(1).sign(), own) * mixed.abs(), mixed
+    )
 
 
 def _without_first(found: Numbers, before: Ends | None) -> Numbers:

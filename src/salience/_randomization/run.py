@@ -83,7 +83,8 @@ def randomization_test(
     `between_random` (method, score, repeat, sample) compares the last stages of two repeats,
     `other_inputs` (method, score, sample) the trained network's maps of two inputs, and
     `other_multipliers` (method, score, sample) a map x * m with the same x times the m of another
-    input, NaN for methods that are not read off as x * m. `conservation_error` and
+    input (with the sign of the map where that has one), NaN for methods that are not read off as
+    x * m. `conservation_error` and
     `completeness_error` (method, sample) are those of the trained network's maps, NaN for a method
     that has none. `uncovered` (method) names the operations that a method has no rule for. With
     keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps from "trained" down the
