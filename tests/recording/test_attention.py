@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import oracle_lrp as lrp
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from oracle_lrp import Value, explain
 from relevance_cases import CASES, check, equal
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_nets import (
     CLASSES,
     DIM,
@@ -30,6 +32,8 @@ from transformer_nets import (
 )
 
 import salience
+from salience._recording.trace import every
+from salience.models._optional import import_torchvision
 
 BOUNDED = [*CASES, ("deep_taylor", {"low": -4.0, "high": 4.0})]
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
@@ -241,3 +245,120 @@ def test_layers_of_torch(layer):
     net = drawn(Encoder(make(), run), seed=6)
     assert isinstance(net, Encoder)
     check(net, net.oracle(oracle), randn(2, 5, 6), BOUNDED)
+
+
+# ---------------------------------------------------------------- as one call
+
+
+class Long(nn.Module):
+    """Causal attention of tokens (B, T, 8) to each other, and their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 3 * DIM), nn.Linear(DIM, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (heads(t) for t in self.qkv(x).chunk(3, -1))
+        y = SDPA(q, k, v, is_causal=True)
+        return self.head(y.transpose(1, 2).flatten(2).mean(1))
+
+
+class Calls(TorchDispatchMode):
+    """Names of the calls of aten, and the most entries that one of their results has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.largest = Counter[str](), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.names[func.overloadpacket.__name__] += 1
+        sizes = [t.numel() for t in every(result, Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon", "lrp_alpha_beta", "deep_taylor"])
+def test_attention_is_one_call_whose_memory_is_linear_in_the_tokens(method: str):
+    net, x = Long().eval(), torch.randn(1, 256, 8)
+    with Calls() as calls:
+        tape = salience.record(net, x)
+        tape.explain(method, 0)
+    fused = "_scaled_dot_product_flash_attention_for_cpu"
+    assert (calls.names[fused], calls.names[f"{fused}_backward"]) == (1, 1)
+    assert not any("softmax" in name or "bmm" in name for name in calls.names)
+    assert (
+        calls.largest == 256 * 3 * DIM
+    )  # the projections; 256 x 256 scores would be 10 times that
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_output_of_attention_is_that_of_torch_bit_for_bit(dtype: torch.dtype):
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for variant in ("causal", "bool_mask", "scale", "grouped", "shared"):
+        net = drawn(Attention(VARIANTS[variant][0]), seed=5).to(dtype)
+        with torch.no_grad():
+            assert torch.equal(salience.record(net, x).output, net(x)), variant
+
+
+def test_a_query_that_may_look_nowhere_gives_nothing_back():
+    nowhere = CAUSAL.tril(-1)  # the first one
+
+    def by_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (q @ k.mT / 2).masked_fill(~nowhere, -torch.inf).softmax(-1)
+        return weights.nan_to_num(0.0) @ v
+
+    nets = [
+        drawn(Attention(attend), seed=5)
+        for attend in (lambda *a: SDPA(*a, attn_mask=nowhere), by_parts)
+    ]
+    x = randn(2, 5, 6)
+    for method in ("lrp_epsilon", "lrp_alpha_beta", "guided_backprop"):
+        fused, parts = (salience.record(net, x).explain(method, 1) for net in nets)
+        assert bool(fused.isfinite().all())
+        # the spelled softmax has 0 / 0 in its gradient at the row that looks nowhere
+        rows = parts.isfinite().flatten(1).all(1)
+        torch.testing.assert_close(fused[rows], parts[rows], rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_and_masks_made_of_the_input_have_parts():
+    x = randn(2, 5, 6)
+
+    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return SDPA(q, k, v, attn_mask=q @ k.mT)
+
+    def dropped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return SDPA(q, k, v, dropout_p=0.5)
+
+    for attend in (masked, dropped):
+        tape = salience.record(drawn(Attention(attend), seed=5), x)
+        names = [row.operation for row in tape.coverage("lrp_epsilon")]
+        assert "scaled_dot_product_attention" not in names and "_safe_softmax" in names
+        assert not tape.uncovered(salience.methods["lrp_epsilon"])
+
+
+@pytest.mark.parametrize("family", ["Llama", "Bert"])
+def test_eager_and_fused_attention_of_hugging_face_have_one_map(family: str):
+    transformers = pytest.importorskip("transformers")
+    import_torchvision("Hugging Face", "make install")  # which transformers asks for
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 40,
+            "num_attention_heads": 4, "max_position_embeddings": 32}  # fmt: skip
+    grouped = {"num_key_value_heads": 2} if family == "Llama" else {}
+    config = getattr(transformers, f"{family}Config")(**size, **grouped, pad_token_id=0)
+    maps = {}
+    for form in ("eager", "sdpa"):
+        config._attn_implementation = form
+        net = getattr(transformers, f"{family}ForSequenceClassification")(config)
+        ids = torch.tensor([[5, 7, 9, 3, 11, 2], [4, 4, 8, 1, 0, 0]])
+        x = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        tape = salience.record(drawn(net, seed=4), x, output="logits")
+        names = {row.operation for row in tape.coverage("gradient")}
+        assert ("scaled_dot_product_attention" in names) == (form == "sdpa")
+        maps[form] = [
+            tape.explain(method, 1)["input_ids"]
+            for method in ("gradient", "lrp_epsilon", "lrp_alpha_beta", "guided_backprop")
+        ]
+    for eager, fused in zip(*maps.values(), strict=True):
+        # 1e-7 measured where the eager form takes its softmax in float32
+        close = 1e-6 if family == "Llama" else 1e-10
+        torch.testing.assert_close(fused, eager, rtol=0, atol=close * float(eager.abs().max()))

@@ -29,6 +29,15 @@ def weighted(args: Arguments, kwargs: Keywords, depends: Question) -> str:
     return "other" if any(map(depends, args[2:])) else "product"
 
 
+def attention(args: Arguments, kwargs: Keywords, depends: Question) -> str:
+    """softmax(q k^T) v where gradients reach all three, and nothing else of the input decides."""
+    values = args[:3]
+    random = (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) > 0
+    if len(values) < 3 or random or depends(args[3:]) or depends(kwargs):
+        return "other"
+    return "attention" if all(depends(v) and v.requires_grad for v in values) else "other"
+
+
 def power(args: Arguments, kwargs: Keywords, depends: Question) -> str:
     exponent = _number(args[1]) if len(args) > 1 else None
     if not isinstance(exponent, int | float) or exponent == 0:

@@ -13,12 +13,14 @@ name.
     product        a product of tensors that depend on the input
     division       a / b of tensors that both depend on the input, or a times a reciprocal
     reciprocal     1 / b, b ** -0.5
+    attention      softmax(q k^T) v of queries, keys and values that all depend on the input
     normalization  with statistics of the input itself (LayerNorm, RMSNorm, GroupNorm)
     softmax
     smooth         a differentiable function without a rule or a gate (log, norm, variance)
     other          nothing above
 
-A call of several of these at once (attention, LSTM, lerp) is recorded as its parts.
+A call of several of these at once (LSTM, lerp, attention to a constant memory) is recorded as its
+parts.
 """
 
 from __future__ import annotations
@@ -190,7 +192,12 @@ _TABLE: dict[str, Row] = {
     "fft_hfftn fft_ifft fft_ifft2 fft_ifftn fft_irfft fft_irfft2 fft_irfftn": _STRUCTURAL,
     "fft_ihfft fft_ihfft2 fft_ihfftn fft_fftshift fft_ifftshift": _STRUCTURAL,
     # calls of several operations
-    "scaled_dot_product_attention": row(parts=parts.attention),
+    "scaled_dot_product_attention": row(
+        by.attention, operands="query key value attn_mask", parts=parts.attention
+    ),
+    "_scaled_dot_product_flash_attention_for_cpu": row(
+        operands="query key value", parts=parts.flash_attention
+    ),
     "lstm": row(
         operands=_RECURRENT, packed=_PACKED, parts=partial(recurrent.layers, recurrent.lstm)
     ),

@@ -43,6 +43,22 @@ def attention(
     return torch.dropout(weights, dropout_p, dropout_p > 0) @ value
 
 
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, None]:
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale
+    )
+    return out, None
+
+
 Product = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -51,7 +51,7 @@ class Row:
     packed: tuple[str, ...] = ()  # the same, of packed sequences
     contraction: Contraction | None = None
     held: Callable[..., Backward] | None = None  # backward with 1 / sigma held constant
-    parts: Function | None = None  # what is recorded in its place
+    parts: Function | None = None  # what is recorded in its place, unless its kind is known
     whole: Callable[..., bool] | None = None  # which calls have no parts
     told: tuple[str, str] | None = None  # the method, and what it takes from the other operand
 

@@ -83,7 +83,7 @@ class Calls:
         chosen = chosen or any(self.values.number(t) in self._chosen for t in operands)
         func, args = flattened(name, func, args)
         args, kwargs = positional(name, args, kwargs)
-        if depends and known.parts is not None:
+        if depends and known.parts is not None and self._has_no_kind(name, args, kwargs):
             is_linear = linear_slots(name, self.values.depends, args) is not None
             parts = decomposition_of(name, args, kwargs, is_linear)
             if parts is not None:
@@ -101,6 +101,9 @@ class Calls:
                 operation.kind, operation.operands, operation.shares = "other", (0,), ()
         result = self._run(operation, operands)
         return self._recorded(operation, operands, result, chosen)
+
+    def _has_no_kind(self, name: str, args: Arguments, kwargs: Keywords) -> bool:
+        return kinds.kind_of(name, args, kwargs, self.values.depends) == "other"
 
     def operands(self, args: Arguments, kwargs: Keywords) -> list[Tensor]:
         """The values among the arguments of a call."""
@@ -255,7 +258,7 @@ class Calls:
 
 
 # kinds that make values of a scale of their own, whose shift and scale are no linear map
-_SCALED_BY_ITSELF = ("normalization", "product", "division")
+_SCALED_BY_ITSELF = ("normalization", "product", "division", "attention")
 
 
 def maker_of(tensor: Tensor) -> str:

@@ -32,6 +32,8 @@ def classify(operation: Operation, depends: Question, is_reciprocal: Question) -
         places = tuple(i for i, arg in enumerate(args) if depends(arg))
         if operation.kind in ("product", "division"):
             _share(operation, places, depends, is_reciprocal)
+        elif operation.kind == "attention":  # half to the softmax, so a quarter to q and k
+            operation.operands, operation.shares = places, (0.25, 0.25, 0.5)
         elif operation.kind in _OF_ONE and kinds.of(name).of_two:
             operation.operands = places  # either of them
         elif operation.kind in _OF_ONE and (places != (0,) or depends(kwargs)):
@@ -99,7 +101,8 @@ def _share(
         held = [False] * len(places)
     elif any(held):
         operation.kind = "division"
-    operation.operands, operation.shares = places, tuple(not h for h in held)
+    part = 1 / max(1, len(held) - sum(held))
+    operation.operands, operation.shares = places, tuple(0.0 if h else part for h in held)
 
 
 def stays_reciprocal(operation: Operation, depends: Question, is_reciprocal: Question) -> bool:

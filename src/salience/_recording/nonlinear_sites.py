@@ -75,14 +75,14 @@ class ElementSite:
 
 
 class JointSite:
-    """A product or quotient of tensors that depend on the input.
+    """A product, quotient or attention of tensors that depend on the input.
 
-    shares: which of its operands hand relevance on; the others, reciprocals and divisors, are held
-    constant.
+    shares: of its operands in the relevance that it hands on; 0 for those that are held constant,
+    reciprocals and divisors.
     """
 
     def __init__(
-        self, walk: Walk, kind: str, function: Callable[..., Tensor], shares: tuple[bool, ...]
+        self, walk: Walk, kind: str, function: Callable[..., Tensor], shares: tuple[float, ...]
     ) -> None:
         self.walk, self.kind, self.shares = walk, kind, shares
         self._function = function

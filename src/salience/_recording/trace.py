@@ -43,7 +43,7 @@ class Operation:
     depends: bool  # on the input, not on parameters alone
     slots: Slots | None = None  # the operands of a linear map
     operands: tuple[int, ...] = (0,)  # the arguments that a site hands to its rule
-    shares: tuple[bool, ...] = ()  # which factors of a product are not held constant
+    shares: tuple[float, ...] = ()  # of the factors of a product in its relevance; 0: held constant
     site: Site | None = None
     root: int | None = None  # the value that a spelled-out function of this call starts from
 
@@ -135,7 +135,7 @@ def make_site(
         return ElementSite(
             walk, operation.kind, of_operands(operation, args, kwargs), keeps_input, shifted
         )
-    if operation.kind in ("product", "division") and operation.operands:
+    if operation.kind in ("product", "division", "attention") and operation.operands:
         return JointSite(
             walk, operation.kind, of_operands(operation, args, kwargs), operation.shares
         )

@@ -90,13 +90,15 @@ def _proportional(site: ElementSite, m: Tensor) -> Parts:
 
 
 def _shared(site: JointSite, m: Tensor) -> Parts:
-    if all(site.shares):  # multilinear but for a bias, of which each factor gets its part
+    if site.kind == "product" and all(site.shares):  # multilinear, but for a bias of all factors
         yield BIASES, site.at_zero() * m
         return
-    yield site.kind, site.output() * m
+    # the products of attention lose nothing
+    name = "softmax" if site.kind == "attention" else site.kind
+    yield name, site.output() * m
     for a, part in zip(site.operands, backward.shared(site, m), strict=True):
         if part is not None:
-            yield site.kind, -a * part
+            yield name, -a * part
 
 
 def _spread_held(site: NormSite, m: Tensor) -> Parts:

@@ -42,9 +42,17 @@ def proportional(site: ElementSite, m: Tensor) -> Tensor:
 
 
 def shared(site: JointSite, m: Tensor) -> tuple[Tensor | None, ...]:
-    """An equal part of its gradient to each factor, nothing to divisors (Achtibat 2024)."""
-    parts = site.transpose(m / max(1, sum(site.shares)))
-    return tuple(part if has else None for part, has in zip(parts, site.shares, strict=True))
+    """Its share of its gradient to each factor, nothing to divisors (Achtibat 2024).
+
+    The shares of a product are equal; those of attention are 1/4 for queries and keys, 1/2 for
+    values, as its parts (a product, a softmax, a product) have them.
+    """
+    least = min((share for share in site.shares if share), default=1.0)
+    parts = site.transpose(m if least == 1 else m * least)
+    return tuple(
+        (part if share == least else part * (share / least)) if share else None
+        for part, share in zip(parts, site.shares, strict=True)
+    )
 
 
 def spread_held(site: NormSite, m: Tensor) -> Tensor:

@@ -20,13 +20,15 @@ from salience.rules._method import LINEAR, Method, named
 
 Methods = str | Method | Sequence[str | Method] | Mapping[str, str | Method]
 
-_SMOOTH = frozenset({"product", "division", "reciprocal", "softmax", "normalization", "smooth"})
+_SMOOTH = frozenset(
+    {"product", "division", "reciprocal", "attention", "softmax", "normalization", "smooth"}
+)
 _GATED = LINEAR | _SMOOTH
 _LRP_PLAIN = LINEAR | {"relu", "softmax"}
 # beyond networks of linear maps and ReLU, all relevance methods are AttnLRP (Achtibat 2024)
 _LRP_ELSEWHERE = {
     "bounded_relu": backward.proportional, "activation": backward.proportional,
-    "product": backward.shared, "division": backward.shared,
+    "product": backward.shared, "division": backward.shared, "attention": backward.shared,
     "normalization": backward.spread_held,
 }  # fmt: skip
 
