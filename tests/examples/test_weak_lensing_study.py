@@ -31,14 +31,15 @@ pytest.importorskip("pyccl", reason="pyccl is not installed: pip install pyccl==
 @pytest.fixture(scope="module")
 def modules() -> Iterator[Any]:
     """The example's modules, which import each other by their plain names as scripts do."""
-    before = set(sys.modules)
+    own = {file.stem for file in FOLDER.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in own & set(sys.modules)}
     sys.path.insert(0, str(FOLDER))
     names = ("subject", "measure", "findings", "comparisons", "store", "report")
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) == str(FOLDER / f"{name}.py"):
-            del sys.modules[name]
+    for name in own & set(sys.modules):
+        del sys.modules[name]
+    sys.modules.update(others)
 
 
 @pytest.fixture(scope="module")
