@@ -23,7 +23,7 @@ COUNT = 4
 TESTED, STAGES, REPEATS = 3, 6, 3  # of the randomisation test: images, scored stages, networks
 OUT = Path("out/imagenet")
 # of the methods with many passes: few, for the demo to take less than three minutes on two cores
-PARAMETERS = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 16, "tol": 0.05}}
+PARAMETERS = {"smoothgrad": {"n": 10}, "integrated_gradients": {"max_steps": 64, "tol": 0.02}}
 
 
 def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:

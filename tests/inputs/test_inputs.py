@@ -139,11 +139,11 @@ def test_smoothgrad_is_the_mean_over_draws_in_the_range_of_each_input():
 def test_integrated_gradients_go_from_all_baselines_together(baseline: Any):
     model, x = streams(), data()
     tape = salience.record(model, x)
-    own = {"baseline": baseline, "tol": 0, "max_steps": 8}
+    own = {"baseline": baseline, "tol": 0, "max_steps": 4}
     maps, error = with_error(tape, "integrated_gradients", 0, **own)
     pair = baseline if isinstance(baseline, tuple) else (baseline, baseline)
     begins = [torch.zeros_like(v) + b for v, b in zip(x, pair, strict=True)]
-    steps, means = 8, [torch.zeros_like(v) for v in x]
+    steps, means = 4, [torch.zeros_like(v) for v in x]
     for t in (torch.arange(steps).double() + 0.5) / steps:
         point = tuple(b + t * (v - b) for v, b in zip(x, begins, strict=True))
         for mean, part in zip(means, gradients(model, point, 0), strict=True):

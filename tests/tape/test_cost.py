@@ -47,9 +47,9 @@ def test_the_unit_is_a_forward_pass_and_its_gradient(monkeypatch):
     monkeypatch.setattr(module, "_now", lambda device: 0.01 * len(calls))
     names = [*SINGLE, "smoothgrad", "integrated_gradients"]
     found = salience.cost(model, images(3, 1, 8, 8), chosen(FEW, names), 1)
-    # SmoothGrad: 6 copies in 2 passes; integrated gradients: values and gradients at 8 points, in 2
-    # passes each
-    wanted = {**dict.fromkeys(SINGLE, 1), "smoothgrad": 3, "integrated_gradients": 5}
+    # SmoothGrad: 6 copies in 2 passes; integrated gradients: values and gradients at 4 points,
+    # then gradients at 4 more, a pass each
+    wanted = {**dict.fromkeys(SINGLE, 1), "smoothgrad": 3, "integrated_gradients": 4}
     assert found == pytest.approx(wanted)
 
 

@@ -15,7 +15,7 @@ from salience.rules._several_passes import Pass, copies_per_pass, in_copies, val
 
 # panels to begin with, those halved at a time, gradients before an error counts: a sum that is
 # right by chance says nothing of the map
-FIRST, HALVED, FEWEST = 8, 4, 16
+FIRST, HALVED, FEWEST = 4, 2, 16
 
 
 def integrated_gradients(
@@ -29,8 +29,8 @@ def integrated_gradients(
 ) -> Attribution:
     """(x - x0) times the mean of df/dx on the way from x0 to x, by midpoints of panels of the way.
 
-    What the panels' maps must add up to is known, the change of f over each. Of 8 equal ones, the
-    4 that miss it by most are halved, until |sum of the maps - (f(x) - f(x0))| is under
+    What the panels' maps must add up to is known, the change of f over each. Of 4 equal ones, the
+    2 that miss it by most are halved, until |sum of the maps - (f(x) - f(x0))| is under
     tol |f(x) - f(x0)|, for each sample on its own; the error is that, over |f(x) - f(x0)|. Several
     inputs go from their baselines to their values together.
     """
