@@ -207,7 +207,7 @@ def test_the_dataset_holds_what_repeats_the_run():
 def test_the_trained_maps_tell_their_errors():
     net = conv_net()
     x = images(5, 1, 12, 12)
-    given = {"integrated_gradients": {"max_steps": 8, "tol": 1.0}}
+    given = {"integrated_gradients": {"max_steps": 8, "tol": 0.0}}
     methods = chosen(given, ["gradient", "lrp_epsilon", "lrp_alpha_beta", "integrated_gradients"])
     data = run(net, x, methods, batch_size=2, repeats=1)
     maps = salience.explain(net, x, methods, 0)

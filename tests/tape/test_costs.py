@@ -16,6 +16,7 @@ from chosen import chosen
 from counting import Convolutions, Counts
 from nets import Add, GraphNet, chain, fill, graph, new
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import salience
 
@@ -227,6 +228,39 @@ def test_all_methods_call_the_models_forward_once_besides_their_own_passes():
     # SmoothGrad: 3 draws of 2 samples in one pass; integrated gradients: the values, then the
     # gradients, of 2 samples at 4 points, then gradients at 4 more, a pass each
     assert model.calls == 1 + 1 + 3
+
+
+# ---------------------------------------------------------------- waits
+
+
+class Waits(TorchDispatchMode):
+    """How often a value is handed to Python, for which a device waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket is torch.ops.aten._local_scalar_dense
+        return func(*args, **(kwargs or {}))
+
+
+# the one of excitation backprop asks whether a target is 0, which it is divided by; alpha2-beta1 in
+# float32 asks every layer whether its z- would drown in z+
+WAITS = {"excitation_backprop": 1, "lrp_alpha_beta": None}
+
+
+@pytest.mark.parametrize("sign", INPUTS)
+@pytest.mark.parametrize("name", NETS)
+def test_nothing_waits_between_the_target_and_the_map(name: str, sign: str):
+    with Waits() as recording:
+        tape = salience.record(NETS[name], INPUTS[sign])
+    assert recording.count <= 2  # is the input finite, is it nowhere negative
+    for method in SINGLE:
+        with Waits() as waits:
+            tape.explain(method, target=0)
+        allowed = WAITS.get(method, 0)
+        assert allowed is None or waits.count == allowed, method
 
 
 # ---------------------------------------------------------------- across batches

@@ -35,12 +35,14 @@ from salience._operations.contractions import Contraction
 from salience._operations.rows import Row, row
 
 _STRUCTURAL = row("structural")
-_LAYOUT = row("structural", "layout")
+_LAYOUT = row("structural", "layout keeps_sign")
+_POOL = row("structural", "keeps_sign")
 _ACTIVATION = row("activation", "elementwise zero")
 _SHIFTED = row("activation", "elementwise")
+_ABOVE = row("activation", "elementwise nonnegative")  # and shifted
 _ELEMENTWISE = row("other", "elementwise")
 _KINKED = row("other", "elementwise kinked")
-_TAKING = row("structural", "indexing selects")
+_TAKING = row("structural", "indexing selects keeps_sign")
 _PUTTING = row("structural", "indexing fills")
 _SMOOTH = row("smooth")
 _ASIDE = row("other", "aside")
@@ -82,15 +84,17 @@ _TABLE: dict[str, Row] = {
     "dot inner outer": row(by.product, operands=_TWO, contraction=_NONE),
     "bilinear ger kron vdot": row(by.product, contraction=_NONE),
     # shifts and scales
-    "add": row("structural", "elementwise straight", step="add"),
+    "add": row("structural", "elementwise straight keeps_sign", step="add"),
     "sub subtract": row("structural", "elementwise straight", step="sub"),
     "rsub": row("structural", "elementwise straight", step="rsub"),
     "neg negative": row("structural", "elementwise straight reciprocal", step="neg"),
     "mul multiply": row(
-        by.multiplication, "elementwise straight reciprocal", operands=_TWO, step="mul"
+        by.multiplication, "elementwise straight reciprocal keeps_sign", operands=_TWO, step="mul"
     ),
-    "div divide true_divide": row(by.division, "elementwise straight", operands=_TWO, step="div"),
-    "where masked_fill": row("structural", "elementwise straight kinked fills"),
+    "div divide true_divide": row(
+        by.division, "elementwise straight keeps_sign", operands=_TWO, step="div"
+    ),
+    "where masked_fill": row("structural", "elementwise straight kinked fills keeps_sign"),
     "positive": row("other", "elementwise straight"),
     # activations
     "relu": row("relu", "elementwise kinked bound"),
@@ -102,13 +106,15 @@ _TABLE: dict[str, Row] = {
     "threshold": row(by.threshold, "elementwise kinked bound"),
     "max maximum fmax": row(by.greatest, "elementwise kinked bound of_two", operands=_TWO),
     "min minimum fmin": row(by.least, "elementwise kinked bound of_two", operands=_TWO),
-    "abs absolute leaky_relu": row("activation", "elementwise zero kinked"),
+    "abs absolute": row("activation", "elementwise zero kinked nonnegative"),
+    "leaky_relu": row("activation", "elementwise zero kinked keeps_sign"),
     "gelu silu hardswish mish rrelu prelu elu selu celu": _ACTIVATION,
     "tanh softsign tanhshrink softshrink hardshrink erf asinh sinh": _ACTIVATION,
     "atan arctan sin tan expm1 log1p": _ACTIVATION,
-    "sigmoid expit hardsigmoid softplus log_sigmoid exp exp2 cos cosh": _SHIFTED,
-    "sqrt": row("activation", "elementwise zero root reciprocal"),
-    "square": row("activation", "elementwise zero root"),
+    "sigmoid expit hardsigmoid softplus exp exp2 cosh": _ABOVE,
+    "log_sigmoid cos": _SHIFTED,
+    "sqrt": row("activation", "elementwise zero root reciprocal nonnegative"),
+    "square": row("activation", "elementwise zero root nonnegative"),
     "pow float_power": row(by.power, "elementwise root", operands="input exponent"),
     "__pow__": row(by.power, "elementwise root"),
     "reciprocal rsqrt": row("reciprocal", "elementwise root"),
@@ -137,38 +143,41 @@ _TABLE: dict[str, Row] = {
     "group_norm": row(
         "normalization", operands="input num_groups weight bias eps", held=held_norms.group_norm
     ),
-    "softmax log_softmax _softmax _log_softmax _safe_softmax": row("softmax"),
+    "softmax _softmax _safe_softmax": row("softmax", "nonnegative"),
+    "log_softmax _log_softmax": row("softmax"),
     "var std linalg_norm logsumexp prod cumprod cdist addr": _SMOOTH,
     # shapes
     "view reshape flatten unflatten squeeze unsqueeze permute transpose": row(
-        "structural", "layout reciprocal"
+        "structural", "layout reciprocal keeps_sign"
     ),
     "swapaxes swapdims t T mT numpy_T movedim moveaxis": _LAYOUT,
-    "contiguous float": row("structural", "elementwise straight layout reciprocal"),
-    "clone type double half bfloat16": row("structural", "elementwise straight layout"),
+    "contiguous float": row("structural", "elementwise straight layout reciprocal keeps_sign"),
+    "clone type double half bfloat16": row("structural", "elementwise straight layout keeps_sign"),
     "alias": row("structural", "elementwise straight"),
-    "to": row("structural", "elementwise straight layout reciprocal alone"),
+    "to": row("structural", "elementwise straight layout reciprocal alone keeps_sign"),
     "type_as": row(
         "structural", "elementwise straight layout reciprocal alone", told=("to", "dtype")
     ),
     "view_as": row("structural", "alone", told=("view", "shape")),
     "reshape_as": row("structural", "alone", told=("reshape", "shape")),
     "expand_as": row("structural", "reciprocal alone", told=("expand", "shape")),
-    "expand broadcast_to cat concat concatenate stack": row("structural", "reciprocal"),
-    "H mH matrix_H adjoint ravel as_strided as_strided_scatter diagonal": _STRUCTURAL,
-    "repeat repeat_interleave tile hstack vstack dstack chunk split": _STRUCTURAL,
-    "split_with_sizes tensor_split unbind unfold narrow select slice masked_select": _STRUCTURAL,
-    "roll flip fliplr flipud rot90 tril triu": _STRUCTURAL,
-    "pad constant_pad_nd fill_": row("structural", "fills"),
+    "expand broadcast_to cat concat concatenate stack": row("structural", "reciprocal keeps_sign"),
+    "H mH matrix_H adjoint as_strided_scatter": _STRUCTURAL,
+    "ravel as_strided diagonal repeat repeat_interleave tile hstack vstack dstack": _POOL,
+    "chunk split split_with_sizes tensor_split unbind unfold narrow select slice": _POOL,
+    "masked_select roll flip fliplr flipud rot90 tril triu": _POOL,
+    "pad constant_pad_nd": row("structural", "fills keeps_sign"),
+    "fill_": row("structural", "fills"),
     "diff sort topk kthvalue cummax cummin": _STRUCTURAL,
-    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": _STRUCTURAL,
-    "dropout dropout1d dropout2d dropout3d alpha_dropout": _STRUCTURAL,
+    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": _POOL,
+    "dropout dropout1d dropout2d dropout3d": _POOL,
+    "alpha_dropout": _STRUCTURAL,
     "feature_dropout feature_alpha_dropout copy_ zero_ im2col col2im": _STRUCTURAL,
     "real imag view_as_real view_as_complex resolve_conj": _STRUCTURAL,
     # rows and entries by their indices
     "gather take take_along_dim index": _TAKING,
-    "index_select": row("structural", "indexing selects embeds"),
-    "__getitem__": row("structural", "indexing selects embeds reciprocal"),
+    "index_select": row("structural", "indexing selects embeds keeps_sign"),
+    "__getitem__": row("structural", "indexing selects embeds reciprocal keeps_sign"),
     "__setitem__": row("structural", "indexing fills", writes=True),
     "scatter scatter_add index_add index_put index_copy": _PUTTING,
     "_pack_padded_sequence _pad_packed_sequence": _PUTTING,
@@ -178,14 +187,15 @@ _TABLE: dict[str, Row] = {
     "embedding_bag": row("other", "embeds"),
     "argmax argmin argsort searchsorted bucketize nonzero bincount": _POSITIONS,
     # sums and pooling, proportional or winner-take-all
-    "sum mean cumsum linalg_vector_norm amax amin median": _STRUCTURAL,
-    "max_pool1d max_pool2d max_pool3d": _STRUCTURAL,
-    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices": _STRUCTURAL,
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": _STRUCTURAL,
-    "avg_pool1d avg_pool2d avg_pool3d": _STRUCTURAL,
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d": _STRUCTURAL,
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d": _STRUCTURAL,
-    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d": _STRUCTURAL,
+    "sum mean cumsum linalg_vector_norm amax amin median": _POOL,
+    "max_pool1d max_pool2d max_pool3d": _POOL,
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices": _POOL,
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": _POOL,
+    "avg_pool1d avg_pool2d avg_pool3d": _POOL,
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d": _POOL,
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d": _POOL,
+    "upsample_bilinear2d upsample_trilinear3d": _POOL,
+    "upsample_bicubic2d": _STRUCTURAL,
     "_upsample_nearest_exact1d _upsample_nearest_exact2d interpolate": _STRUCTURAL,
     "grid_sampler grid_sampler_2d grid_sampler_3d": _STRUCTURAL,
     "fft_fft fft_fft2 fft_fftn fft_rfft fft_rfft2 fft_rfftn fft_hfft fft_hfft2": _STRUCTURAL,

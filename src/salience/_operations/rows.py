@@ -29,6 +29,9 @@ class Row:
     bound: bool = False  # cuts off on one side: two of these give a ReLU with an upper bound
     of_two: bool = False  # with a constant for one of two operands, an element-wise function
 
+    nonnegative: bool = False  # what it gives is never below 0
+    keeps_sign: bool = False  # nor is this, where no operand is
+
     layout: bool = False  # rearranges entries, so that a bias may be added later
     reciprocal: bool = False  # leaves a reciprocal one
     fills: bool = False  # may write numbers between its entries

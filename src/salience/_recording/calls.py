@@ -68,6 +68,7 @@ class Calls:
         self._contracted: set[int] = set()  # values with a contraction upstream
         self._reciprocals: set[int] = set()  # values that are 1 / b
         self._chosen: set[int] = set()  # values that the input only chose
+        self.nonnegative: set[int] = set()  # values that are, by what made them
         self._layers = 0  # linear maps so far
 
     def apply(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> Any:
@@ -134,6 +135,8 @@ class Calls:
             operation.kind = "structural" if depends else operation.kind
         if depends and stays_reciprocal(operation, self.values.depends, self._is_reciprocal):
             self._reciprocals.update(operation.outputs)
+        if depends and self._is_nonnegative(operation):
+            self.nonnegative.update(operation.outputs)
         arguments = operation.args, operation.kwargs
         operation.args, operation.kwargs = tree_map(self.values.ref, arguments, Tensor)
         self.register(operation, operands)
@@ -182,9 +185,28 @@ class Calls:
             self.readers.kept[root] = begin
         result = Ruled.apply(operation.site, begin, result)
         self.values.stand_for(value, result)
+        if kind in _RECTIFIED:
+            self.nonnegative.add(value)
         self._elements.stand_for(value, result, begin)
         self._reciprocals.discard(value)
         return result
+
+    def _is_nonnegative(self, operation: Operation) -> bool:
+        """Whether what a call gives is not negative, whatever the values are."""
+        known, given = kinds.of(operation.name), (operation.args, operation.kwargs)
+        tensors = every(given, Tensor)
+        if any(t.is_complex() for t in tensors):
+            return False
+        if known.nonnegative or operation.kind in _RECTIFIED:
+            return True
+        if not known.keeps_sign:
+            return False
+        if known.step is not None or known.fills:  # whose numbers are among the results
+            numbers = [n for part in (given[0], given[1].values()) for n in part]
+            if any(isinstance(n, int | float) and not n >= 0 for n in numbers):
+                return False
+        floating = [t for t in tensors if t.is_floating_point()]
+        return all(self.values.number(t) in self.nonnegative for t in floating)
 
     def _is_reciprocal(self, tensor: object) -> bool:
         return self.values.number(tensor) in self._reciprocals
@@ -196,7 +218,9 @@ class Calls:
         if operation.site is None and operation.depends:
             operation.site = self._affine_site(operation)
         if isinstance(operation.site, LinearSite) and operation.slots is not None:
-            operation.site.source = self.values.number(args[operation.slots.activation]) or 0
+            source = self.values.number(args[operation.slots.activation])
+            operation.site.source = source or 0
+            operation.site.nonnegative = source in self.nonnegative
         if isinstance(operation.site, LinearSite) or operation.kind == "batch_norm":
             assert isinstance(operation.site, LinearSite | AffineSite)
             weight = self.values.number(weight_of(operation))
@@ -230,6 +254,7 @@ class Calls:
         operation.operands = (place,)
         function = of_operands(operation, args, kwargs)
         site = AffineSite(self.walk, self.weights, kind, function, step, ruled)
+        site.nonnegative = self.values.number(args[place]) in self.nonnegative
         self.readers.adopt(site, args[place], step)
         if site.head is None and kind == "affine" and not any(c.ndim for c in step.constants):
             return None
@@ -257,6 +282,7 @@ class Calls:
         return kinds.of(producer.name).contraction is not None
 
 
+_RECTIFIED = ("relu", "bounded_relu")
 # kinds that make values of a scale of their own, whose shift and scale are no linear map
 _SCALED_BY_ITSELF = ("normalization", "product", "division", "attention")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -70,7 +71,8 @@ def linear_response(function: Backward, a: Tensor) -> tuple[Tensor, Backward]:
     return response.detach(), transpose
 
 
-# Entries of a dense weight whose positive part is formed at a time; larger weights are not copied.
+# Entries of a dense weight whose positive part is formed at a time on a CPU; larger weights are not
+# copied. A GPU would wait for the launch of every block.
 BLOCK = 1 << 19
 
 
@@ -112,9 +114,22 @@ class DensePart(torch.autograd.Function):
 _OTHER = {"+": "-", "-": "+"}
 
 
+def _called_by_halves(
+    call: Callable[[Tensor, Tensor], Tensor], same: Tensor, other: Tensor, a: Tensor
+) -> Tensor:
+    above, below = halves(a)
+    return call(above, same) + call(below, other)
+
+
 def of_sign(values: Tensor, sign: str) -> Tensor:
     """v+ or v-"""
     return values.clamp(min=0) if sign == "+" else values.clamp(max=0)
+
+
+def halves(a: Tensor) -> tuple[Tensor, Tensor]:
+    """a+ and a-; what flows back to an entry of 0 is what a+ gets, as where nothing is negative."""
+    low = (-a).relu()  # whose slope at 0 is 0
+    return a + low, -low
 
 
 def _blocks(weight: Tensor) -> tuple[Tensor, ...]:
@@ -148,11 +163,13 @@ class LinearMap:
         channels: tuple[int, int] | None = None,
         dense: bool = False,
         layer: Layer | None = None,
+        nonnegative: bool = False,
     ) -> None:
         self.layer = layer or Layer("", "dense", False, 0)
         self.a, self._z, self.call = a, z, call
         self._weight, self.bias = weight, bias
         self._fold, self._channels, self._dense = fold, channels, dense
+        self._signed = not nonnegative and a.numel() > 0
         self._transpose, self._scale = transpose, scale
         self._weights, self._responses = weights, responses
 
@@ -209,21 +226,21 @@ class LinearMap:
         return self._responses[sign]
 
     def _contributions(self, sign: str) -> Backward:
-        """a -> W+ a+ + W- a-, or W- a+ + W+ a- for "-": as one call where a is not negative or
-        the map can be widened."""
-        signed = self.a.numel() > 0 and not bool(self.a.amin() >= 0)
-        if self._dense and self._fold is None and self._weight.numel() > 2 * BLOCK:
+        """a -> W+ a+ + W- a-, or W- a+ + W+ a- for "-": as one call where a is not negative, by
+        what made it, or the map can be widened."""
+        signed = self._signed
+        large = self._weight.numel() > 2 * BLOCK and self._weight.device.type == "cpu"
+        if self._dense and self._fold is None and large:
             return lambda a: DensePart.apply(a, self._weight, sign, signed)  # type: ignore[return]
         if not signed:
             alone = self.weight_part(sign)
             return lambda a: self.call(a, alone)
         if self._channels is None:
             same, other = self.weight_part(sign), self.weight_part(_OTHER[sign])
-            return lambda a: self.call(of_sign(a, "+"), same) + self.call(of_sign(a, "-"), other)
+            return partial(_called_by_halves, self.call, same, other)
         along, summed = self._channels
         both = self._of_weight(
             "W+-", lambda w: torch.cat([of_sign(w, "+"), of_sign(w, "-")], summed)
         )
-        return lambda a: self.call(
-            torch.cat([of_sign(a, sign), of_sign(a, _OTHER[sign])], along), both
-        )
+        order = 1 if sign == "+" else -1
+        return lambda a: self.call(torch.cat(halves(a)[::order], along), both)

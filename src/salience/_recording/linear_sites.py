@@ -40,6 +40,7 @@ class AffineSite:
         self._function, self.step = function, step
         self.ruled = ruled  # a diagonal linear map where it shifts and scales
         self.layer = Layer("", "batch_norm", False, 0)
+        self.nonnegative = False  # whether a is, by what made it
         self._head: Weak = _none  # a tape that is dropped is freed at once
         self.at_head = step  # in the layout of the head's z
         self.pull: Callable[[Step], Step] | None = None  # to that layout, where it is another
@@ -140,6 +141,7 @@ class AffineSite:
             self._weights,
             self._responses,
             layer=self.layer,
+            nonnegative=self.nonnegative,
         )
 
     def backward(self, m: Tensor) -> Tensor:
@@ -171,6 +173,7 @@ class LinearSite:
         self.first = first  # no contraction upstream: the input layer
         self.layer = Layer("", "dense", first, 0)
         self.source = 0  # the number of the value a
+        self.nonnegative = False  # whether a is, by what made it
         self.dense = False  # z = a W^T + b with W (out, in)
         self.channels: tuple[int, int] | None = None  # the dimensions that are summed over
         self.chain: list[AffineSite] = []  # the shifts and scales that belong to the map
@@ -235,6 +238,7 @@ class LinearSite:
             self.channels,
             self.dense,
             self.layer,
+            self.nonnegative,
         )
 
     def _end(self, parts: Sequence[AffineSite], scale: Tensor | None) -> Tensor:

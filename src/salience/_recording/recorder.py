@@ -34,6 +34,15 @@ from salience._recording.trace import Operation, every, tree_map
 from salience._recording.writes import write
 
 
+def _nonnegative(leaves: Sequence[trees.Leaf]) -> list[int]:
+    """The inputs without a negative entry: all are read at once, and nothing after them."""
+    some = [leaf for leaf in leaves if leaf.tensor.numel()]
+    if not some:
+        return []
+    least = torch.stack([leaf.tensor.detach().amin().float() for leaf in some]).tolist()
+    return [leaf.value for leaf, value in zip(some, least, strict=True) if value >= 0]
+
+
 class Recorder(TorchFunctionMode):
     """The state of one recording."""
 
@@ -67,6 +76,7 @@ class Recorder(TorchFunctionMode):
             elif trees.per_sample(part) and part.dtype != torch.bool:
                 self._ids.mark(part, embedded_ids.Origin(key))
         self.trace.dependent.update(leaf.value for leaf in self.leaves)
+        self._calls.nonnegative.update(_nonnegative(self.leaves))
         return x
 
     def __torch_function__(

@@ -141,7 +141,7 @@ def _site(
     first = isinstance(old, LinearSite) and old.first
     site = make_site(recording.walk, weights, operation, args, kwargs, first)
     if isinstance(site, LinearSite) and isinstance(old, LinearSite):
-        site.source, site.layer = old.source, old.layer
+        site.source, site.layer, site.nonnegative = old.source, old.layer, old.nonnegative
     return site
 
 
@@ -158,7 +158,7 @@ def _affine_site(
         raise SalienceError(f"{operation.name} shifts or scales by numbers that are not finite")
     function = of_operands(operation, args, kwargs)
     site = AffineSite(recording.walk, weights, old.kind, function, step, old.ruled)
-    site.pull, site.layer = old.pull, old.layer
+    site.pull, site.layer, site.nonnegative = old.pull, old.layer, old.nonnegative
     return site
 
 
