@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 DEFAULT = ("occlusion_auc", "deletion_absolute_pearson", "subsets_absolute_pearson", "srg_absolute")
 LEAST = ("most_first",)  # scores of which less is better
 _HEAD = (
-    "map", "score", "95% interval", "untrained", "gain", "95% interval", "p", "other target",
-)  # fmt: skip
+    "map",
+    "score",
+    "95% interval",
+    "untrained",
+    "gain",
+    "95% interval",
+    "p",
+    "other target",
+)
 
 Array = np.ndarray
 

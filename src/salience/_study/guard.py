@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]  # of a file; what it lacks is an error when it is read
 _REFERRING = {"DIMENSION_LIST", "REFERENCE_LIST"}  # netCDF's own ties of arrays to dimensions
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
-_TYPES = {"bool", "string", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
-          *(f"float{b}" for b in (16, 32, 64))}  # fmt: skip
+_TYPES = {
+    "bool",
+    "string",
+    *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)),
+    *(f"float{b}" for b in (16, 32, 64)),
+}
 _STRING = 1024  # bytes that one string counts for, since its length is not declared
 _ROOM, _RATIO = 2**30, 20  # bytes that any file may declare, and beyond that in its own sizes
 _LARGEST_JSON = 2**26

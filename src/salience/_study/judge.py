@@ -95,17 +95,29 @@ def verdicts(
     whole_number("resamples", resamples, 1, "The default is 2000.")
     whole_number("seed", seed, 0, "The default is 0.")
     trial = Trial(
-        study, score, randomized_in(study), int(study.data.attrs["stage_count"]), study.repeats,
-        _chosen(study, stages), {"resamples": resamples, "seed": seed},
-    )  # fmt: skip
+        study,
+        score,
+        randomized_in(study),
+        int(study.data.attrs["stage_count"]),
+        study.repeats,
+        _chosen(study, stages),
+        {"resamples": resamples, "seed": seed},
+    )
     evidence = list(evidence_of(trial, criterion))
     kept = {found.name: found.value.mean for found in evidence}
     doubt = why_uninformative(kept, limits[0]) if criterion == "retention" else ""
     found = {one.name: _verdict(one, trial, criterion, doubt, limits) for one in evidence}
     return Verdicts(
-        found, score, criterion, stages, limits, study.samples, study.repeats,
-        trial.randomized, trial.total,
-    )  # fmt: skip
+        found,
+        score,
+        criterion,
+        stages,
+        limits,
+        study.samples,
+        study.repeats,
+        trial.randomized,
+        trial.total,
+    )
 
 
 def _judged_by(study: Study, score: str | None) -> str:

@@ -142,9 +142,11 @@ def _difference(
         made = _run(operation, lambda i: begins.get(i, values[i]))
     ends = {value: m for value, m in ms.items() if made[value].requires_grad}
     parts = torch.autograd.grad(
-        [made[value] for value in ends], list(begins.values()), list(ends.values()),
+        [made[value] for value in ends],
+        list(begins.values()),
+        list(ends.values()),
         allow_unused=True,
-    )  # fmt: skip
+    )
     for value, m in ms.items():
         yield name, dot(made[value].detach(), m)
     for begin, part in zip(begins.values(), parts, strict=True):

@@ -130,9 +130,14 @@ class _Way:
         )
 
     def _panels(
-        self, begin: Tensor, end: Tensor, low: Tensor, mid: Tensor, high: Tensor,
+        self,
+        begin: Tensor,
+        end: Tensor,
+        low: Tensor,
+        mid: Tensor,
+        high: Tensor,
         gradients: list[Tensor],
-    ) -> _Panels:  # fmt: skip
+    ) -> _Panels:
         """With what their maps miss."""
         slopes = sum(
             (held * change).flatten(2).sum(2, dtype=low.dtype).T
@@ -143,8 +148,10 @@ class _Way:
 
     def _points(self, t: Tensor) -> list[Tensor]:
         """The leaves at the fractions t (B, n) of the way, (n, B, ...) each."""
-        return [x0 + columns_of(t.T, step[None]) * step
-                for x0, step in zip(self.begins, self.change, strict=True)]  # fmt: skip
+        return [
+            x0 + columns_of(t.T, step[None]) * step
+            for x0, step in zip(self.begins, self.change, strict=True)
+        ]
 
     def _recorded(self, points: list[Tensor], part: slice) -> tuple[Pass, tuple[int, int]]:
         """A pass at a part of the points, and its shape (n, B)."""

@@ -27,12 +27,24 @@ from salience.models._exported.admitted import (
 
 DTYPES = dict(
     enumerate(
-        (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
-         torch.float32, torch.float64, None, torch.complex64, torch.complex128, torch.bool,
-         torch.bfloat16),
+        (
+            torch.uint8,
+            torch.int8,
+            torch.int16,
+            torch.int32,
+            torch.int64,
+            torch.float16,
+            torch.float32,
+            torch.float64,
+            None,
+            torch.complex64,
+            torch.complex128,
+            torch.bool,
+            torch.bfloat16,
+        ),
         start=1,
     )
-)  # fmt: skip
+)
 _MEMORY_FORMATS = {
     1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d,
     4: torch.preserve_format,
