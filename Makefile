@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo lensing imagenet test fuzz lint bench zoo truth clean
+.PHONY: install demo lensing imagenet test fuzz lint bench gpu zoo truth clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,16 @@ bench: install
 	$(BIN)/python -m pytest -q -m bench tests
 	$(BIN)/python benchmarks/methods.py --out benchmarks/results
 	$(BIN)/python benchmarks/randomization.py --out benchmarks/results
+	$(BIN)/python benchmarks/tokens.py --out benchmarks/results
+
+gpu: install
+	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
+		set -e; \
+		$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt; \
+		$(BIN)/python -m pytest -q tests/tape/test_devices.py; \
+		$(BIN)/python benchmarks/methods.py --device cuda --batch 64 --out benchmarks/results; \
+		$(BIN)/python benchmarks/randomization.py --device cuda --batch 16 --out benchmarks/results; \
+	else echo "make gpu: torch sees no CUDA device here, so nothing was run"; fi
 
 zoo: install
 	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
