@@ -8,5 +8,5 @@ INPUT, BIASES, EPS, OTHER = "input", "biases", "eps", "other operations"
 NO_POSITIVE, NO_NEGATIVE = "no positive terms", "no negative terms"  # at units without any
 # floors of a similarity, by the variables that hold them
 BETWEEN, OTHERS, MULTIPLIERS = "between_random", "other_inputs", "other_multipliers"
-ERRORS = ("conservation_error", "completeness_error")  # of maps
+ERRORS = ("conservation_error", "completeness_error", "sampling_error")  # of maps
 REFERENCE, OCCLUSION = "reference", "occlusion"  # what faithfulness is measured by, as a map

@@ -236,6 +236,42 @@ def test_smoothgrad_is_the_mean_of_its_bases_maps(base: str):
     close(maps, total / n, 1e-10)
 
 
+@pytest.mark.parametrize("per_pass", [1, 4, 100])
+def test_the_sampling_error_is_that_of_a_mean(per_pass: int, monkeypatch: pytest.MonkeyPatch):
+    net, x = NETS["conv_bn_relu"]
+    monkeypatch.setattr(_several_passes, "SAMPLES_PER_PASS", per_pass)
+    target, n = [0, 3, 1], 7
+    given = salience.rules.smoothgrad(n=n, noise=0.2)
+    told = salience.explain(net, x, given, target, seed=4).error["smoothgrad"]
+    for b in range(len(x)):
+        spread = 0.2 * (x[b].max() - x[b].min())
+        noisy = x[b] + spread * draws(x, n, 4)
+        maps = salience.record(net, noisy).explain("gradient", target=target[b]).flatten(1)
+        of_mean = maps.var(0, correction=1) / n
+        fact = (of_mean.sum() / maps.mean(0).square().sum()).sqrt()
+        assert told[b].item() == pytest.approx(fact.item(), rel=1e-9)
+
+
+def test_the_sampling_error_says_how_far_the_map_is_from_that_of_many_draws():
+    net, x = NETS["conv_bn_relu"]
+    tape = salience.record(net, x)
+    far = tape.explain("smoothgrad", 1, n=3000, seed=99)
+    off, told = [], []
+    for seed in range(20):
+        maps, error = with_error(tape, "smoothgrad", 1, n=10, seed=seed)
+        off.append((maps - far).flatten(1).norm(dim=1) / maps.flatten(1).norm(dim=1))
+        told.append(error)
+    ratio = torch.stack(off).square().mean(0).sqrt() / torch.stack(told).square().mean(0).sqrt()
+    assert bool((ratio > 0.7).all()) and bool((ratio < 1.3).all()), ratio
+
+
+def test_one_draw_tells_no_sampling_error_and_no_noise_has_none():
+    net, x = NETS["mlp"]
+    tape = salience.record(net, x)
+    assert with_error(tape, "smoothgrad", 1, n=1)[1].isnan().all()
+    assert (with_error(tape, "smoothgrad", 1, n=4, noise=0.0)[1] < 1e-7).all()
+
+
 def test_smoothgrad_by_default_takes_fifty_gradients_at_fifteen_percent():
     net, x = NETS["mlp"]
     parameters = salience.methods["smoothgrad"].parameters
@@ -341,7 +377,7 @@ def test_batches_and_passes_are_halved_together(most: int):
     assert max(model.batches) <= most
     for name in names:
         close(maps[name], fact[name])
-    assert list(maps.error) == ["lrp_epsilon", "integrated_gradients"]
+    assert list(maps.error) == ["lrp_epsilon", *PASSES]
     for name, error in maps.error.items():
         torch.testing.assert_close(error, fact.error[name], rtol=1e-7, atol=1e-12)
 

@@ -59,7 +59,8 @@ def test_all_methods_by_default(whole):
         assert maps.dtype == X.dtype
         assert not maps.requires_grad
     for name, method in salience.methods.items():
-        complete = {"integrated_gradients": "completeness_error"}.get(name)
+        several = {"integrated_gradients": "completeness_error", "smoothgrad": "sampling_error"}
+        complete = several.get(name)
         error = "conservation_error" if method.relevance else complete
         assert whole.error_names.get(name) == error and (name in whole.error) == (error is not None)
 

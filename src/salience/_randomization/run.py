@@ -84,12 +84,12 @@ def randomization_test(
     `other_inputs` (method, score, sample) the trained network's maps of two inputs, and
     `other_multipliers` (method, score, sample) a map x * m with the same x times the m of another
     input (with the sign of the map where that has one), NaN for methods that are not read off as
-    x * m. `conservation_error` and
-    `completeness_error` (method, sample) are those of the trained network's maps, NaN for a method
-    that has none. `uncovered` (method) names the operations that a method has no rule for. With
-    keep_maps, `maps` (map_method, map_stage, map_sample, ...) holds maps from "trained" down the
-    cascade, and `inputs` (map_sample, ...) what they explain. Attributes hold what is needed to
-    repeat the run. The same seed gives the same dataset, to the last bit.
+    x * m. `conservation_error`, `completeness_error` and `sampling_error` (method, sample) are
+    those of the trained network's maps, NaN for a method that has none. `uncovered` (method) names
+    the operations that a method has no rule for. With keep_maps, `maps` (map_method, map_stage,
+    map_sample, ...) holds maps from "trained" down the cascade, and `inputs` (map_sample, ...) what
+    they explain. Attributes hold what is needed to repeat the run. The same seed gives the same
+    dataset, to the last bit.
 
     Errors: SalienceError as for `salience.record`, for unknown options, and for a model without
     parameters.

@@ -63,7 +63,7 @@ def uncovered(data: xarray.Dataset) -> dict[str, list[str]] | None:
 
 
 def errors(data: xarray.Dataset) -> dict[str, float]:
-    """The largest conservation or completeness error of a method's maps, where it has one."""
+    """The largest error of a method's maps by its sum or its draws, where it has one."""
     largest: dict[str, float] = {}
     for error in (error for error in ERRORS if error in data):
         methods = texts(data, str(data[error].dims[0]))

@@ -44,7 +44,7 @@ class Faithful:
     untrained   the mean score of the method's maps on untrained networks; NaN for others
     gain        score - untrained, paired per sample, with its interval over samples and networks
     p           (1 + untrained networks that score as high) / (1 + networks)
-    error       the largest conservation or completeness error of its maps; NaN where it has none
+    error       the largest error of its maps by their sum or draws; NaN where it has none
     other       mean |Spearman| of its map and that for another target
     undefined   samples without a score, which are left out
     """
@@ -217,6 +217,8 @@ def mean(values: Array) -> float:
 
 def _error(data: xarray.Dataset, name: str) -> float:
     for error in ERRORS:
+        if f"candidate_{error}" not in data:
+            continue
         values = data[f"candidate_{error}"].sel({"candidate": name}).values
         if not np.isnan(values).all():
             return float(np.nanmax(values))

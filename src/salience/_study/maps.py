@@ -38,7 +38,8 @@ class Maps(Mapping[str, M], Generic[M]):
                 gradients; other methods have none
     uncovered   name -> operations that the method has no rule for, which pass by plain autograd
     parameters  name -> those of the method
-    error_names name -> what `error` is: "conservation_error" or "completeness_error"
+    error_names name -> what `error` is: "conservation_error", "completeness_error" or
+                "sampling_error"
     attrs       where the maps come from
     ledger      name -> where the relevance of its maps went, if `explain` was asked for it
 

@@ -154,7 +154,7 @@ class Study:
 
     @property
     def errors(self) -> dict[str, float]:
-        """The largest conservation or completeness error of a method's maps, where it has one."""
+        """The largest error of a method's maps by its sum or its draws, where it has one."""
         return contents.errors(self.data)
 
     @property

@@ -25,7 +25,7 @@ class Extras:
 
     attribution  from `attribution_by_value`
     coverage     method -> operations of the network that it has no rule for
-    errors       method -> largest conservation or completeness error
+    errors       method -> largest conservation, completeness or sampling error
     score        that verdicts are about
     """
 

@@ -52,7 +52,7 @@ def build(
     title        of the page; by default the question, about the study's model
     attribution  from `attribution_by_value`; by default quarters of the values of the inputs held
     coverage     method -> operations that it has no rule for, in place of the study's
-    errors       method -> largest relative conservation or completeness error, in the same way
+    errors       method -> largest relative conservation, completeness or sampling error, likewise
     score        that verdicts are about, as in `verdicts`
     largest      bytes that the file may have; maps are made smaller, and then fewer, to fit
 

@@ -19,10 +19,10 @@ Rule = Callable[..., Any]  # (site, m) -> the multiplier at its input, or at eac
 
 
 class Attribution(NamedTuple):
-    """One map for each leaf of a pass, and by how much their sum misses what it should be."""
+    """One map for each leaf of a pass, and their error."""
 
     maps: tuple[Tensor, ...]  # (B, ...) each
-    error: Tensor | None = None  # (B,), of methods whose maps have a sum to be held to
+    error: Tensor | None = None  # (B,), where maps have a sum to be held to, or were drawn
     value: Tensor | None = None  # (B,) of the target, where it was needed
     multipliers: tuple[Tensor, ...] | None = None  # m, where the maps are x * m
     ledger: Ledger | None = None  # where relevance went, where it was asked for
@@ -44,6 +44,7 @@ class Method:
     run         (tape, target, seed) -> maps, for methods that need several passes
     complete    whether the maps of `run` add up to f(x) - f(x0) (its completeness error is
                 reported)
+    sampled     whether `run` averages over random draws (its sampling error is reported)
     make        the function of its parameters that makes it
 
     >>> import salience
@@ -65,6 +66,7 @@ class Method:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     run: Callable[..., Any] | None = None
     complete: bool = False
+    sampled: bool = False
     make: Callable[..., Method] | None = None
 
     @property
@@ -74,9 +76,11 @@ class Method:
 
     @property
     def error(self) -> str | None:
-        """The name of the error that is reported of its maps' sum."""
+        """The name of the error that is reported of its maps."""
         if self.complete:
             return "completeness_error"
+        if self.sampled:
+            return "sampling_error"
         return "conservation_error" if self.relevance else None
 
     def treatment(self, kind: str) -> str | None:

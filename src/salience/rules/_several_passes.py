@@ -6,7 +6,7 @@ whose memory is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -46,19 +46,19 @@ def in_copies(target: Scalar, batch: int) -> Scalar:
 
 
 def _summed(tape: Pass, method: Method, target: Scalar, copies: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of a method's maps over copies (copies, B, ...) of the batch, for each leaf."""
+    """The sums of a method's maps over copies (copies, B, ...) of the batch, for each leaf, then
+    the sums of their squares over copies and entries (B,)."""
     batch = len(tape.output)
     noisy = tape.again(*(copy.flatten(0, 1) for copy in copies))
     maps = noisy.explain_leaves(method, in_copies(target, batch)).maps
-    counts = [len(copy) for copy in copies]
-    return [m.unflatten(0, (n, batch)).sum(0) for m, n in zip(maps, counts, strict=True)]
+    each = [m.unflatten(0, (len(copy), batch)) for m, copy in zip(maps, copies, strict=True)]
+    return [*(m.sum(0) for m in each), *(_squares(m).sum(0) for m in each)]
 
 
-def _added(totals: list[Tensor], parts: Iterable[tuple[slice, Sequence[Tensor]]]) -> list[Tensor]:
-    for _, maps in parts:
-        for total, map in zip(totals, maps, strict=True):
-            total += map
-    return totals
+def _squares(maps: Tensor) -> Tensor:
+    """(..., B, *) -> (..., B): sums of squares, in float32 at least."""
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return wide.square().flatten(2).sum(2) if maps.ndim > 2 else wide.square()
 
 
 def smoothgrad(
@@ -68,7 +68,8 @@ def smoothgrad(
 
     Each input has the s of its own range. All samples share the draws e, so that a map does not
     depend on what else is in the batch; they come from a CPU generator, so that it does not depend
-    on the device either.
+    on the device either. The error of the mean, per sample, is the root of the sum over entries of
+    variance / n, over the root of the sum of squares of the map: NaN for one draw.
     """
     values, batch = values_of(tape), len(tape.output)
     spreads = [columns(noise * (rows(x).amax(1) - rows(x).amin(1)), x) for x in values]
@@ -86,9 +87,14 @@ def smoothgrad(
         ]  # (copies, B, ...)
         return _summed(tape, base, target, noisy)
 
-    totals = [torch.zeros_like(x) for x in values]
-    parts = in_parts(part_sum, int(n), copies_per_pass(batch))
-    return Attribution(tuple(total / n for total in _added(totals, parts)))
+    sums: list[Tensor] = []
+    for _, found in in_parts(part_sum, int(n), copies_per_pass(batch)):
+        sums = [a.add_(b) for a, b in zip(sums, found, strict=True)] if sums else found
+    totals, squares = sums[: len(values)], torch.stack(sums[len(values) :]).sum(0)
+    maps = tuple(total / n for total in totals)
+    size = torch.stack([_squares(map[None])[0] for map in maps]).sum(0)  # (B,)
+    variance = (squares - n * size).clamp(min=0) / (n - 1) if n > 1 else torch.nan * size
+    return Attribution(maps, (variance / n / size).sqrt())
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -71,7 +71,7 @@ def smoothgrad(base: str | Method = "gradient", n: int = 50, noise: float = 0.15
     return Method(
         "smoothgrad", "mean of a method's maps over noisy copies of the input", "Smilkov 2017",
         parameters={"base": base, "n": n, "noise": noise}, make=smoothgrad,
-        run=partial(passes.smoothgrad, base=found, n=n, noise=noise),
+        run=partial(passes.smoothgrad, base=found, n=n, noise=noise), sampled=True,
     )  # fmt: skip
 
 
