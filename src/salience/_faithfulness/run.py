@@ -137,6 +137,7 @@ def recommend(
     Errors: SalienceError as for `salience.faithfulness`.
 
     >>> import torch, salience
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> found = salience.recommend(
     ...     net.eval(), torch.randn(20, 6), "input_x_gradient", target=1,
