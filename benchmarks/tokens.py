@@ -56,7 +56,7 @@ class Logits(nn.Module):
         return logits if logits.ndim == 2 else logits[:, -1]
 
 
-def build(family: str, tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Logits, Tensor]:
+def build(family: str, tokens: int) -> tuple[Logits, Tensor]:
     """A network with its input; T = 256 and more have one sample, fewer tokens more of them."""
     networks.import_torchvision()  # which transformers asks for
     import transformers
@@ -86,7 +86,7 @@ def build(family: str, tokens: int, dtype: torch.dtype = torch.float32) -> tuple
             head = "ForCausalLM" if grouped else "ForSequenceClassification"
             network, key = getattr(transformers, f"{family}{head}")(config), "inputs_embeds"
             x = torch.randn(batch, tokens, 256, generator=generator)
-    return Logits(network, key).eval().requires_grad_(False).to(dtype), x.to(dtype)
+    return Logits(network, key).eval().requires_grad_(False), x
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:

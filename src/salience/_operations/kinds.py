@@ -36,7 +36,7 @@ from salience._operations.rows import Row, row
 
 _STRUCTURAL = row("structural")
 _LAYOUT = row("structural", "layout keeps_sign")
-_POOL = row("structural", "keeps_sign")
+_KEEPING = row("structural", "keeps_sign")
 _ACTIVATION = row("activation", "elementwise zero")
 _SHIFTED = row("activation", "elementwise")
 _ABOVE = row("activation", "elementwise nonnegative")  # and shifted
@@ -163,14 +163,14 @@ _TABLE: dict[str, Row] = {
     "expand_as": row("structural", "reciprocal alone", told=("expand", "shape")),
     "expand broadcast_to cat concat concatenate stack": row("structural", "reciprocal keeps_sign"),
     "H mH matrix_H adjoint as_strided_scatter": _STRUCTURAL,
-    "ravel as_strided diagonal repeat repeat_interleave tile hstack vstack dstack": _POOL,
-    "chunk split split_with_sizes tensor_split unbind unfold narrow select slice": _POOL,
-    "masked_select roll flip fliplr flipud rot90 tril triu": _POOL,
+    "ravel as_strided diagonal repeat repeat_interleave tile hstack vstack dstack": _KEEPING,
+    "chunk split split_with_sizes tensor_split unbind unfold narrow select slice": _KEEPING,
+    "masked_select roll flip fliplr flipud rot90 tril triu": _KEEPING,
     "pad constant_pad_nd": row("structural", "fills keeps_sign"),
     "fill_": row("structural", "fills"),
     "diff sort topk kthvalue cummax cummin": _STRUCTURAL,
-    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": _POOL,
-    "dropout dropout1d dropout2d dropout3d": _POOL,
+    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": _KEEPING,
+    "dropout dropout1d dropout2d dropout3d": _KEEPING,
     "alpha_dropout": _STRUCTURAL,
     "feature_dropout feature_alpha_dropout copy_ zero_ im2col col2im": _STRUCTURAL,
     "real imag view_as_real view_as_complex resolve_conj": _STRUCTURAL,
@@ -187,14 +187,14 @@ _TABLE: dict[str, Row] = {
     "embedding_bag": row("other", "embeds"),
     "argmax argmin argsort searchsorted bucketize nonzero bincount": _POSITIONS,
     # sums and pooling, proportional or winner-take-all
-    "sum mean cumsum linalg_vector_norm amax amin median": _POOL,
-    "max_pool1d max_pool2d max_pool3d": _POOL,
-    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices": _POOL,
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": _POOL,
-    "avg_pool1d avg_pool2d avg_pool3d": _POOL,
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d": _POOL,
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d": _POOL,
-    "upsample_bilinear2d upsample_trilinear3d": _POOL,
+    "sum mean cumsum linalg_vector_norm amax amin median": _KEEPING,
+    "max_pool1d max_pool2d max_pool3d": _KEEPING,
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices": _KEEPING,
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": _KEEPING,
+    "avg_pool1d avg_pool2d avg_pool3d": _KEEPING,
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d": _KEEPING,
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d": _KEEPING,
+    "upsample_bilinear2d upsample_trilinear3d": _KEEPING,
     "upsample_bicubic2d": _STRUCTURAL,
     "_upsample_nearest_exact1d _upsample_nearest_exact2d interpolate": _STRUCTURAL,
     "grid_sampler grid_sampler_2d grid_sampler_3d": _STRUCTURAL,
