@@ -247,3 +247,11 @@ def test_signs_that_are_not_known_are_not_taken_for_known(name: str):
 @pytest.mark.parametrize("name", POSITIVE)
 def test_signs_are_known_from_what_made_the_values(name: str):
     assert sites(POSITIVE[name]) == (True, True)
+
+
+def test_an_input_is_negative_however_little_it_is():
+    net = nn.Linear(3, 2).double().eval()
+    for least, known in ((0.0, True), (-1e-300, False)):
+        tape = salience.record(net, torch.tensor([[least, 1.0, 2.0]], dtype=torch.float64))
+        (site,) = [op.site for op in tape.recording.trace.operations if op.kind == "linear"]
+        assert site.nonnegative == known

@@ -39,8 +39,8 @@ def _nonnegative(leaves: Sequence[trees.Leaf]) -> list[int]:
     some = [leaf for leaf in leaves if leaf.tensor.numel()]
     if not some:
         return []
-    least = torch.stack([leaf.tensor.detach().amin().float() for leaf in some]).tolist()
-    return [leaf.value for leaf, value in zip(some, least, strict=True) if value >= 0]
+    known = torch.stack([leaf.tensor.detach().amin() >= 0 for leaf in some]).tolist()
+    return [leaf.value for leaf, is_known in zip(some, known, strict=True) if is_known]
 
 
 class Recorder(TorchFunctionMode):
